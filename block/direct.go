@@ -1,0 +1,31 @@
+package block
+
+// HasDirect reports whether the fast path has a door here at all.
+func (d *Device) HasDirect() bool { return d.direct != nil }
+
+// TryRead fills p now, or reports false: then ReadAt tells why, or waits.
+func (d *Device) TryRead(p []byte, off int64) bool {
+	n := int64(len(p))
+	return d.direct != nil && off >= 0 && off <= d.caps.Size && n <= d.caps.Size-off &&
+		d.aligned(off, n) && d.direct.TryRead(p, off)
+}
+
+// TryWrite writes p now, or reports false: then WriteAt tells why, or waits. It
+// has no flags: a write with FUA always waits.
+func (d *Device) TryWrite(p []byte, off int64) bool {
+	n := int64(len(p))
+	if d.direct == nil || d.caps.ReadOnly || off < 0 || off > d.caps.Size || n > d.caps.Size-off ||
+		d.min > 1 || d.broken.Load() != nil {
+		return false
+	}
+	return d.direct.TryWrite(p, off)
+}
+
+// Range returns a stretch of bytes that are in memory and can go to a socket
+// as they are.
+func (d *Device) Range(off, n int64) (Span, bool) {
+	if d.direct == nil || off < 0 || n <= 0 || off > d.caps.Size || n > d.caps.Size-off {
+		return Span{}, false
+	}
+	return d.direct.Range(off, n)
+}

@@ -1,0 +1,74 @@
+// Package ranges keeps changes of overlapping byte ranges in the order of their
+// arrival, and lets all others run side by side.
+//
+// A client that comes back after a cut sends again what may still be under way;
+// the old copy must never land on top of the new one. And neighbours in one
+// block must both survive while one of them is read, modified and written.
+package ranges
+
+import "sync"
+
+// Queue holds the changes that are under way or waiting. The zero value is
+// ready. Its methods may be called concurrently.
+type Queue struct {
+	mu     sync.Mutex
+	active []*Entry // oldest first
+}
+
+// Entry is one change. It is the caller's, who reuses it after Remove.
+type Entry struct {
+	// Unblocked is called, once, when the last older change that overlapped has
+	// been removed; only if Add has returned false. It must not block, and
+	// must not call the Queue.
+	Unblocked func()
+
+	off, end   int64
+	older      int      // changes that this one waits for
+	dependents []*Entry // changes that wait for this one
+}
+
+// Add registers the change of n bytes at off, and reports whether it may begin
+// at once. If not, it may begin when e.Unblocked is called.
+func (q *Queue) Add(e *Entry, off, n int64) bool {
+	e.off, e.end, e.older, e.dependents = off, off+n, 0, e.dependents[:0]
+	q.mu.Lock()
+	for _, a := range q.active {
+		if a.off < e.end && e.off < a.end {
+			a.dependents = append(a.dependents, e)
+			e.older++
+		}
+	}
+	q.active = append(q.active, e)
+	ok := e.older == 0
+	q.mu.Unlock()
+	return ok
+}
+
+// Remove ends the change and unblocks those that waited for it alone.
+func (q *Queue) Remove(e *Entry) {
+	q.mu.Lock()
+	for i, a := range q.active {
+		if a == e {
+			last := len(q.active) - 1
+			copy(q.active[i:], q.active[i+1:])
+			q.active[last] = nil
+			q.active = q.active[:last]
+			break
+		}
+	}
+	for i, d := range e.dependents {
+		if d.older--; d.older == 0 {
+			d.Unblocked()
+		}
+		e.dependents[i] = nil
+	}
+	e.dependents = e.dependents[:0]
+	q.mu.Unlock()
+}
+
+// Busy reports whether any change is under way or waiting.
+func (q *Queue) Busy() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.active) > 0
+}

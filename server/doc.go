@@ -1,0 +1,2 @@
+// Package server accepts connections and serves exports to them.
+package server

@@ -1,0 +1,2 @@
+// Package transmission is the phase in which data moves.
+package transmission
