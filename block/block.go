@@ -62,7 +62,9 @@ type Writer interface {
 	WriteAt(ctx context.Context, p []byte, off int64, f Flags) error
 }
 
-// Flusher makes all writes stable that had returned before Flush was called.
+// Flusher makes all writes stable that had returned before Flush was called. An
+// error breaks the device, unless it is that of ctx, which ended first: then the
+// back end must tell the next Flush what it did not wait for.
 type Flusher interface {
 	Flush(ctx context.Context) error
 }
@@ -85,8 +87,8 @@ type ZeroWriter interface {
 
 // Extenter tells what is allocated. It calls add with consecutive extents that
 // begin at off, until they cover n bytes or add returns false; the last one may
-// reach beyond, and it may stop early after the first. The only flag is One: the
-// caller wants only the first.
+// reach beyond, and it may stop early after the first. Their lengths are multiples
+// of BlockSize.Minimum. The only flag is One: the caller wants only the first.
 type Extenter interface {
 	Extents(ctx context.Context, off, n int64, f Flags, add func(Extent) bool) error
 }
@@ -106,8 +108,14 @@ type Direct interface {
 	// been written, and the caller writes all of it again by WriteAt.
 	TryWrite(p []byte, off int64) bool
 	// Range returns a span that a plain socket can take without a copy through
-	// this process, and now: every byte of it is in memory.
-	Range(off, n int64) (Span, bool)
+	// this process, and now: every byte of it is in memory. With onlyData it
+	// reports false also where there might be holes, which the caller would
+	// rather look for by Extents.
+	Range(off, n int64, onlyData bool) (Span, bool)
+	// Avoid is called when a span could not be sent whole. From then on Range
+	// must not offer those bytes, so that whoever asks again reads them, and gets
+	// the error.
+	Avoid(s Span)
 }
 
 // Span is a stretch of a file, for sendfile and its like. It is valid as long

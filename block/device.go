@@ -79,8 +79,9 @@ func (d *Device) settle() error {
 		c.BlockSize.Minimum = 1
 	}
 	if c.BlockSize.Preferred == 0 {
-		c.BlockSize.Preferred = max(4096, c.BlockSize.Minimum)
+		c.BlockSize.Preferred = 4096
 	}
+	c.BlockSize.Preferred = max(c.BlockSize.Preferred, c.BlockSize.Minimum)
 	d.min = c.BlockSize.Minimum
 	switch {
 	case d.min < 1 || d.min > 1<<16 || d.min&(d.min-1) != 0:
@@ -239,7 +240,7 @@ func (d *Device) WriteAt(ctx context.Context, p []byte, off int64, f Flags) erro
 		return nil
 	}
 	defer d.lock(off, int64(len(p)))()
-	return d.stable(ctx, f, func(f Flags) error { return d.writeLocked(ctx, p, off, f) })
+	return d.stable(ctx, f&FUA, func(f Flags) error { return d.writeLocked(ctx, p, off, f) })
 }
 
 // writeLocked writes inside a locked range, aligned or not.
@@ -315,6 +316,12 @@ func losesWrites(err error) bool {
 	return true
 }
 
+// givenUp tells whether err says no more than that the caller stopped waiting: a
+// client that leaves must not end the writes of all the others.
+func givenUp(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && errors.Is(err, ctx.Err()) && !errors.Is(err, ErrNotStable)
+}
+
 // breakDown remembers that accepted data may be lost.
 func (d *Device) breakDown(cause error) error {
 	err := cause
@@ -334,6 +341,9 @@ func (d *Device) Flush(ctx context.Context) error {
 		return fmt.Errorf("%w: flush", errors.ErrUnsupported)
 	}
 	if err := d.f.Flush(ctx); err != nil {
+		if givenUp(ctx, err) {
+			return err
+		}
 		return d.breakDown(err)
 	}
 	// Another flush may have failed meanwhile, and this one may have come after
@@ -354,7 +364,7 @@ func (d *Device) Trim(ctx context.Context, off, n int64, f Flags) error {
 		return nil
 	}
 	defer d.lock(lo, hi-lo)()
-	return d.stable(ctx, f, func(f Flags) error { return d.t.Trim(ctx, lo, hi-lo, f) })
+	return d.stable(ctx, f&FUA, func(f Flags) error { return d.t.Trim(ctx, lo, hi-lo, f) })
 }
 
 // Cache brings a range nearer.
@@ -378,6 +388,9 @@ func (d *Device) Cache(ctx context.Context, off, n int64) error {
 				return err
 			}
 			lo += int64(len(p))
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 		}
 		return nil
 	}
@@ -404,8 +417,8 @@ func (d *Device) Extents(ctx context.Context, off, n int64, f Flags, add func(Ex
 	lo, hi := d.down(off), d.up(off+n)
 	at := lo // where the next extent of the back end begins
 	more := true
-	err := d.e.Extents(ctx, lo, hi-lo, f, func(x Extent) bool {
-		end := min(at+x.Length, d.caps.Size)
+	err := d.e.Extents(ctx, lo, hi-lo, f&One, func(x Extent) bool {
+		end := at + min(x.Length, d.caps.Size-at) // at + x.Length may be more than 2^63
 		x.Length = end - max(at, off)
 		at = end
 		if x.Length > 0 && more {

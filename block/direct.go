@@ -6,7 +6,7 @@ func (d *Device) HasDirect() bool { return d.direct != nil }
 // TryRead fills p now, or reports false: then ReadAt tells why, or waits.
 func (d *Device) TryRead(p []byte, off int64) bool {
 	n := int64(len(p))
-	return d.direct != nil && off >= 0 && off <= d.caps.Size && n <= d.caps.Size-off &&
+	return d.direct != nil && n > 0 && off >= 0 && off <= d.caps.Size && n <= d.caps.Size-off &&
 		d.aligned(off, n) && d.direct.TryRead(p, off)
 }
 
@@ -14,7 +14,7 @@ func (d *Device) TryRead(p []byte, off int64) bool {
 // has no flags: a write with FUA always waits.
 func (d *Device) TryWrite(p []byte, off int64) bool {
 	n := int64(len(p))
-	if d.direct == nil || d.caps.ReadOnly || off < 0 || off > d.caps.Size || n > d.caps.Size-off ||
+	if d.direct == nil || d.caps.ReadOnly || n == 0 || off < 0 || off > d.caps.Size || n > d.caps.Size-off ||
 		d.min > 1 || d.broken.Load() != nil {
 		return false
 	}
@@ -23,9 +23,16 @@ func (d *Device) TryWrite(p []byte, off int64) bool {
 
 // Range returns a stretch of bytes that are in memory and can go to a socket
 // as they are.
-func (d *Device) Range(off, n int64) (Span, bool) {
+func (d *Device) Range(off, n int64, onlyData bool) (Span, bool) {
 	if d.direct == nil || off < 0 || n <= 0 || off > d.caps.Size || n > d.caps.Size-off {
 		return Span{}, false
 	}
-	return d.direct.Range(off, n)
+	return d.direct.Range(off, n, onlyData)
+}
+
+// Avoid tells the back end that s could not be sent whole.
+func (d *Device) Avoid(s Span) {
+	if d.direct != nil {
+		d.direct.Avoid(s)
+	}
 }

@@ -25,7 +25,7 @@ func (d *Device) WriteZeroes(ctx context.Context, off, n int64, f Flags) error {
 		return nil
 	}
 	defer d.lock(off, n)()
-	return d.stable(ctx, f, func(f Flags) error { return d.zeroLocked(ctx, off, n, f) })
+	return d.stable(ctx, f&(FUA|NoHole|FastZero), func(f Flags) error { return d.zeroLocked(ctx, off, n, f) })
 }
 
 // zeroLocked zeroes whole blocks by the back end and the rest by writing.

@@ -82,9 +82,9 @@ func name[T ~uint16 | ~uint32](names map[T]string, v T, prefix string) string {
 	n, known := names[v]
 	switch {
 	case !known && prefix == "NBD_E":
-		return fmt.Sprintf("NBD_E(%d)", v)
+		return fmt.Sprintf("NBD_E(%d)", uint32(v))
 	case !known:
-		return fmt.Sprintf("%s(%#x)", prefix, v)
+		return fmt.Sprintf("%s(%#x)", prefix, uint32(v)) // as a number: %x of v would ask String again
 	case prefix == "NBD_E" && v == 0:
 		return n
 	case prefix == "NBD_E":
@@ -105,7 +105,7 @@ func flagNames[T ~uint16 | ~uint32](prefix string, v T, names string) string {
 		}
 	}
 	if v != 0 {
-		out = append(out, fmt.Sprintf("%#x", v))
+		out = append(out, fmt.Sprintf("%#x", uint32(v)))
 	}
 	return strings.Join(out, "|")
 }

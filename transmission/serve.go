@@ -10,11 +10,28 @@ import (
 var (
 	ErrHungUp   = errors.New("the client hung up without NBD_CMD_DISC")
 	ErrDraining = errors.New("the server is shutting down")
+	ErrPanic    = errors.New("a fault in the server")
 )
 
+func isPanic(err error) bool { return errors.Is(err, ErrPanic) }
+
 // Serve answers requests on conn until the client disconnects or ctx is done.
-// Then it reads nothing more, answers what was read, and returns. It does not
-// close conn.
+// Then it reads nothing more, answers what was read, and returns. The caller
+// closes conn; to cut a drain short it may do so at any time.
+//
+// conn may be any net.Conn. The kernel's own sockets are used without a copy
+// where possible; others, such as TLS, are read and written as streams.
 func Serve(ctx context.Context, conn net.Conn, s *Session, cfg *Config) (Stats, error) {
-	return Stats{}, errors.ErrUnsupported
+	c := newConn(ctx, conn, s, cfg)
+	c.group.join(c)
+	defer c.group.leave(c)
+	err := c.fence()
+	if err == nil {
+		err = c.run(ctx)
+	}
+	st := c.stats
+	st.Errors += c.wstats.errors.Load()
+	st.BytesRead += c.wstats.read.Load()
+	st.BytesWritten += c.wstats.written.Load()
+	return st, err
 }

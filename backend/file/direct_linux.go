@@ -1,0 +1,138 @@
+package file
+
+import (
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"nbd.example/nbd/block"
+)
+
+// How TryRead may read a file.
+const (
+	readNever  = iota // every read may wait
+	readNowait        // RWF_NOWAIT answers from the page cache or not at all
+	readAlways        // the file lives in memory (tmpfs), which refuses RWF_NOWAIT and never waits
+)
+
+// slowWrite is how long a buffered write may take before those that follow are
+// left to others for slowPause: a journal that is full, or throttling.
+const (
+	slowWrite = 2 * time.Millisecond
+	slowPause = 100 * time.Millisecond
+)
+
+// fast is the state of the fast path.
+type fast struct {
+	read      int
+	write     bool         // writes go to the page cache of a regular file
+	slowUntil atomic.Int64 // writes may wait until then, in nanoseconds since start
+	spans     bool         // the page cache can be asked what is in memory
+	inMemory  bool
+}
+
+var start = time.Now()
+
+// findFast finds out once what the file allows.
+func (f *File) findFast() {
+	s := &f.sys.fast
+	if f.config.Direct {
+		return
+	}
+	var fs unix.Statfs_t
+	if unix.Fstatfs(int(f.fd), &fs) != nil {
+		return
+	}
+	s.inMemory = fs.Type == unix.TMPFS_MAGIC && !f.device
+	s.write = !f.device && !f.config.Sync && !f.config.ReadOnly
+	switch {
+	case s.inMemory:
+		s.read, s.spans = readAlways, true
+	case f.nowait(make([]byte, 1), 0) != unix.EOPNOTSUPP:
+		s.read = readNowait
+		_, err := f.resident(0, 1)
+		s.spans = err == 0
+	}
+}
+
+// nowait reads from the page cache. EIO stands for a short read, which says
+// that the rest is not in memory or not there.
+func (f *File) nowait(p []byte, off int64) unix.Errno {
+	iov := unix.Iovec{Base: unsafe.SliceData(p)}
+	iov.SetLen(len(p))
+	// Never waits, so the scheduler need not know of it.
+	n, _, err := unix.RawSyscall6(unix.SYS_PREADV2, f.fd, uintptr(unsafe.Pointer(&iov)), 1,
+		uintptr(off), uintptr(uint64(off)>>32), unix.RWF_NOWAIT)
+	if err == 0 && int(n) != len(p) {
+		return unix.EIO
+	}
+	return err
+}
+
+// TryRead answers from memory, or not at all.
+func (f *File) TryRead(p []byte, off int64) bool {
+	switch f.sys.fast.read {
+	case readNowait:
+		return f.nowait(p, off) == 0
+	case readAlways:
+		n, err := unix.Pread(int(f.fd), p, off)
+		return err == nil && n == len(p)
+	}
+	return false
+}
+
+// TryWrite writes to the page cache, unless writes have lately been slow.
+func (f *File) TryWrite(p []byte, off int64) bool {
+	s := &f.sys.fast
+	if !s.write {
+		return false
+	}
+	if s.inMemory {
+		n, err := unix.Pwrite(int(f.fd), p, off)
+		return err == nil && n == len(p)
+	}
+	begin := time.Since(start)
+	if int64(begin) < s.slowUntil.Load() {
+		return false
+	}
+	n, err := unix.Pwrite(int(f.fd), p, off)
+	if end := time.Since(start); end-begin > slowWrite {
+		s.slowUntil.Store(int64(end + slowPause))
+	}
+	return err == nil && n == len(p)
+}
+
+// Range returns a span of the file, if all of it is in memory.
+func (f *File) Range(off, n int64, onlyData bool) (block.Span, bool) {
+	s := &f.sys.fast
+	if !s.spans || f.spanless.Load() || onlyData && !f.sys.known.covers(off, n) {
+		return block.Span{}, false
+	}
+	if !s.inMemory {
+		if cached, err := f.resident(off, n); err != 0 || !cached {
+			return block.Span{}, false
+		}
+	}
+	return block.Span{FD: f.fd, Off: off, Len: n}, true
+}
+
+// Avoid is called when a span could not be sent whole: the file has become
+// smaller, or a sector under it has gone bad. From then on all bytes are read,
+// so that the next to ask gets the error.
+func (f *File) Avoid(block.Span) { f.spanless.Store(true) }
+
+const sysCachestat = 451 // on every architecture
+
+// resident reports whether all pages of a range are in the page cache. Unlike
+// mincore it never answers about a file that is not ours with a guess, but with
+// an error.
+func (f *File) resident(off, n int64) (bool, unix.Errno) {
+	page := int64(unix.Getpagesize())
+	lo, hi := roundDown(off, page), roundUp(off+n, page)
+	in := struct{ off, n uint64 }{uint64(lo), uint64(hi - lo)}
+	var out struct{ cached, dirty, writeback, evicted, recentlyEvicted uint64 }
+	_, _, err := unix.RawSyscall6(sysCachestat, f.fd, uintptr(unsafe.Pointer(&in)), uintptr(unsafe.Pointer(&out)), 0, 0, 0)
+	return err == 0 && out.cached*uint64(page) >= uint64(hi-lo), err
+}

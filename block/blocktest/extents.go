@@ -1,0 +1,111 @@
+package blocktest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"nbd.example/nbd/block"
+)
+
+// extents asks once, and checks what it gets: the extents begin at off, and
+// those that say so read as zeroes. It returns where they end.
+func extents(ctx context.Context, d *block.Device, off, n int64, f block.Flags) (int64, error) {
+	var list []block.Extent
+	end := off
+	err := d.Extents(ctx, off, n, f, func(x block.Extent) bool {
+		list = append(list, x)
+		end += max(x.Length, 0)
+		return f&block.One == 0 && end < off+n
+	})
+	if err != nil {
+		return end, err
+	}
+	at := off
+	for i, x := range list {
+		switch {
+		case x.Length <= 0:
+			return end, fmt.Errorf("extent %d of %d has the length %d", i, len(list), x.Length)
+		case at >= off+n:
+			return end, fmt.Errorf("extent %d of %d begins at %d, after the last byte asked for", i, len(list), at)
+		case x.Length > d.Size()-at:
+			return end, fmt.Errorf("extent %d of %d has %d bytes at %d, past the end at %d", i, len(list), x.Length, at, d.Size())
+		case x.State&^(block.Hole|block.Zero) != 0:
+			return end, fmt.Errorf("extent %d of %d has the unknown state %#x", i, len(list), x.State)
+		}
+		if x.State&block.Zero != 0 {
+			if err := isZero(ctx, d, at, x.Length); err != nil {
+				return end, fmt.Errorf("the extent of %d bytes at %d says zero: %w", x.Length, at, err)
+			}
+		}
+		at += x.Length
+	}
+	switch {
+	case len(list) == 0:
+		return end, errors.New("no extent at all")
+	case f&block.One != 0 && len(list) > 1:
+		return end, fmt.Errorf("%d extents, only the first was asked for", len(list))
+	}
+	return end, nil
+}
+
+func isZero(ctx context.Context, d *block.Device, off, n int64) error {
+	const piece = 256 << 10
+	for end := off + n; off < end; off += piece {
+		p := junk(min(piece, end-off))
+		if err := d.ReadAt(ctx, p, off); err != nil {
+			return err
+		}
+		for i, b := range p {
+			if b != 0 {
+				return fmt.Errorf("byte %d is %#02x", off+int64(i), b)
+			}
+		}
+	}
+	return nil
+}
+
+// checkExtents walks over the whole device before and after changes, and asks
+// for stretches that begin and end anywhere.
+func checkExtents(r *run) error {
+	d, m, err := r.openModel()
+	if err != nil {
+		return err
+	}
+	if d.Caps().Extents == block.None {
+		return skip("the device has no extents")
+	}
+	for _, f := range []block.Flags{0, block.One} {
+		if err := walk(r.ctx, d, f); err != nil {
+			return fmt.Errorf("fresh device: %w", err)
+		}
+	}
+	p := &player{d: d, m: m, rnd: newRand(1), size: d.Size()}
+	for i := range 60 {
+		if err := p.play(r.ctx); err != nil {
+			return err
+		}
+		if err := walk(r.ctx, d, block.Flags(i%2)*block.One); err != nil {
+			return fmt.Errorf("after\n%s: %w", p.history(), err)
+		}
+	}
+	// To stop in the middle is the caller's right.
+	calls := 0
+	err = d.Extents(r.ctx, 0, d.Size(), 0, func(block.Extent) bool { calls++; return false })
+	if err != nil || calls != 1 {
+		return fmt.Errorf("add returned false at once, and was called %d times, error %v", calls, err)
+	}
+	return nil
+}
+
+// walk asks from the beginning to the end, from where the last answer ended.
+func walk(ctx context.Context, d *block.Device, f block.Flags) error {
+	for at := int64(0); at < d.Size(); {
+		end, err := extents(ctx, d, at, d.Size()-at, f)
+		if err != nil {
+			return fmt.Errorf("extents from %d: %w", at, err)
+		}
+		at = end
+	}
+	return nil
+}

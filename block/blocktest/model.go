@@ -1,0 +1,125 @@
+package blocktest
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+
+	"nbd.example/nbd/block"
+)
+
+// model is what a device must hold.
+type model struct {
+	data      []byte
+	undefined []bool // trimmed and not written since
+	forgets   bool
+}
+
+func newModel(x Target, size int64) *model {
+	m := &model{data: make([]byte, size), undefined: make([]bool, size), forgets: x.Forgets}
+	if x.Initial != nil {
+		x.Initial(m.data, 0)
+	}
+	return m
+}
+
+func (m *model) write(p []byte, off int64) {
+	if m.forgets {
+		return
+	}
+	copy(m.data[off:], p)
+	clear(m.undefined[off : off+int64(len(p))])
+}
+
+func (m *model) zero(off, n int64) {
+	if m.forgets {
+		return
+	}
+	clear(m.data[off : off+n])
+	clear(m.undefined[off : off+n])
+}
+
+func (m *model) forget(off, n int64) {
+	if m.forgets {
+		return
+	}
+	for i := off; i < off+n; i++ {
+		m.undefined[i] = true
+	}
+}
+
+// compare says where p differs from what must be at off.
+func (m *model) compare(p []byte, off int64) error {
+	for i, b := range p {
+		at := off + int64(i)
+		if b != m.data[at] && !m.undefined[at] {
+			return fmt.Errorf("byte %d is %#02x, want %#02x (seen in %d bytes at %d)", at, b, m.data[at], len(p), off)
+		}
+	}
+	return nil
+}
+
+// check reads from d and compares.
+func (m *model) check(ctx context.Context, d *block.Device, off, n int64) error {
+	p := junk(n)
+	if err := d.ReadAt(ctx, p, off); err != nil {
+		return fmt.Errorf("read %d bytes at %d: %w", n, off, err)
+	}
+	return m.compare(p, off)
+}
+
+// checkAll compares the whole device.
+func (m *model) checkAll(ctx context.Context, d *block.Device) error {
+	const piece = 256 << 10
+	for off := int64(0); off < int64(len(m.data)); off += piece {
+		if err := m.check(ctx, d, off, min(piece, int64(len(m.data))-off)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// junk returns a buffer that no device has filled.
+func junk(n int64) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = 0xa5
+	}
+	return p
+}
+
+// noise returns n random bytes, or zeroes now and then.
+func noise(rnd *rand.Rand, n int64) []byte {
+	p := make([]byte, n)
+	if rnd.IntN(16) == 0 {
+		return p
+	}
+	for i := range p {
+		p[i] = byte(rnd.Uint32() >> 24)
+	}
+	return p
+}
+
+// pick returns a range inside size bytes, at least 1 long if size is: small and
+// large, aligned and not, at the end and at borders of all kinds.
+func pick(rnd *rand.Rand, size int64) (off, n int64) {
+	if size == 0 {
+		return 0, 0
+	}
+	longest := []int64{1, 16, 512, 5000, 70_000, size}[rnd.IntN(6)]
+	n = 1 + rnd.Int64N(min(longest, size))
+	off = rnd.Int64N(size - n + 1)
+	unit := []int64{1, 1, 512, 4096, 32 << 10, 64 << 10}[rnd.IntN(6)]
+	off -= off % unit
+	switch rnd.IntN(8) {
+	case 0: // at the end
+		off = size - n
+	case 1: // across a border
+		off = max(0, off-rnd.Int64N(8))
+	case 2, 3, 4: // whole units
+		if up := (n + unit - 1) / unit * unit; up <= size-off {
+			n = up
+		}
+	}
+	return off, n
+}

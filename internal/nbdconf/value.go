@@ -1,0 +1,186 @@
+package nbdconf
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// set stores the entries of a group.
+func (l *loader) set(g *Group, generic bool, gen *Generic, x *Export) {
+	for _, e := range g.Entries {
+		k, ok := find(Keys(generic), e.Key)
+		switch {
+		case !ok:
+			l.unknown(g, e, generic)
+		case g.Last(e.Key) != e:
+			l.problems.add(e.Pos, Warning, "key %s in [%s] is given again at %s, which holds", quote(e.Key), g.Name, g.Last(e.Key).Pos)
+		case k.Status == Ignored:
+			// The reference writes a literal "(null)" for an address that was not given.
+			if e.Key == "listenaddr" && e.Value != "(null)" && e.Value != "" {
+				l.problems.add(e.Pos, Warning, "listenaddr in [%s] has no effect: all exports are served on the addresses of [generic]", g.Name)
+			}
+		case k.Status == NotYet:
+			l.notYet(g, e, k)
+		default:
+			if err := store(k.field(gen, x), e.Value); err != nil {
+				l.problems.add(e.At, Error, "%s in [%s]: %v", e.Key, g.Name, err)
+				continue
+			}
+			if generic {
+				gen.where[e.Key] = e.Pos
+			} else {
+				x.where[e.Key] = e.Pos
+			}
+		}
+	}
+}
+
+// unknown reports a key that is not known in its section.
+func (l *loader) unknown(g *Group, e *Entry, generic bool) {
+	if _, ok := find(Keys(!generic), e.Key); ok {
+		where := "[generic]"
+		if generic {
+			where = "the section of an export"
+		}
+		l.problems.add(e.Pos, Unknown, "key %s belongs in %s; in [%s] it has no effect", quote(e.Key), where, g.Name)
+		return
+	}
+	hint := ""
+	if s := suggest(e.Key, generic); s != "" {
+		hint = fmt.Sprintf("; did you mean %q?", s)
+	}
+	l.problems.add(e.Pos, Unknown, "unknown key %s in [%s]%s", quote(e.Key), g.Name, hint)
+}
+
+// notYet refuses a key of the reference that this server does not obey yet,
+// unless it asks for nothing.
+func (l *loader) notYet(g *Group, e *Entry, k Key) {
+	value := strings.TrimRight(e.Value, space)
+	switch {
+	case k.Name == "virtstyle": // checkVirtual
+	case value == "" && k.Kind == String, value == "false", value == "0":
+	case k.Kind == Bool && value != "true" && value != "1":
+		l.problems.add(e.At, Error, "%s in [%s]: %v", e.Key, g.Name, notBool(value))
+	default:
+		hint := ""
+		if k.Name == "tlsonly" {
+			hint = "; write force_tls"
+		}
+		l.problems.add(e.Pos, Error, "%s in [%s] is not supported yet%s", e.Key, g.Name, hint)
+	}
+}
+
+// store converts value to the type behind field.
+func store(field any, value string) (err error) {
+	trimmed := strings.TrimRight(value, space)
+	switch f := field.(type) {
+	case *string:
+		*f, err = unescape(value)
+	case *[]string:
+		if value, err = unescape(value); err == nil {
+			*f = splitList(value)
+		}
+	case *bool:
+		*f, err = parseBool(trimmed)
+	case *Tri:
+		var b bool
+		if b, err = parseBool(trimmed); err == nil {
+			*f = False
+			if b {
+				*f = True
+			}
+		}
+	case *int:
+		var n int64
+		n, err = parseInt(trimmed, 32)
+		*f = int(n)
+	case *int64:
+		*f, err = parseInt(trimmed, 64)
+	}
+	return err
+}
+
+func parseBool(s string) (bool, error) {
+	switch s {
+	case "true", "1":
+		return true, nil
+	case "false", "0":
+		return false, nil
+	}
+	return false, notBool(s)
+}
+
+func notBool(s string) error { return fmt.Errorf("%s is not a boolean; write true or false", quote(s)) }
+
+func parseInt(s string, bits int) (int64, error) {
+	n, err := strconv.ParseInt(s, 10, bits)
+	switch {
+	case errors.Is(err, strconv.ErrRange):
+		return 0, fmt.Errorf("%s is too large a number", quote(s))
+	case err != nil && bits == 64:
+		return 0, fmt.Errorf("%s is not a number of bytes; write digits only", quote(s))
+	case err != nil:
+		return 0, fmt.Errorf("%s is not a number; write digits only", quote(s))
+	}
+	return n, nil
+}
+
+// splitList splits at commas. Empty parts count for nothing.
+func splitList(s string) []string {
+	var list []string
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.Trim(part, space); part != "" {
+			list = append(list, part)
+		}
+	}
+	return list
+}
+
+// suggest returns the known key that is nearest to name, or "" if none is near.
+// Keys of the section itself come first.
+func suggest(name string, generic bool) string {
+	const maxLen = 32 // longer ones are near to nothing
+	if len(name) > maxLen {
+		return ""
+	}
+	best, least := "", 1+len(name)/3
+	for _, keys := range [][]Key{Keys(generic), Keys(!generic)} {
+		for _, k := range keys {
+			if d := distance(strings.ToLower(name), k.Name); d < least || d == least && best == "" {
+				best, least = k.Name, d
+			}
+		}
+	}
+	return best
+}
+
+// distance is the number of bytes to insert, delete or change, or of neighbours to
+// swap, that lead from a to b. A dash is as good as an underscore, or as nothing.
+func distance(a, b string) int {
+	plain := strings.NewReplacer("-", "", "_", "")
+	a, b = plain.Replace(a), plain.Replace(b)
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			change := 1
+			if a[i-1] == b[j-1] {
+				change = 0
+			}
+			d := min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+change)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				d = min(d, rows[i-2][j-2]+1)
+			}
+			rows[i][j] = d
+		}
+	}
+	return rows[len(a)][len(b)]
+}

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+)
+
+func main() {
+	must := flag.String("must", "", "a `file` with the tests that must have run")
+	only := flag.String("only", "", "check -must only for packages at or below this `path`")
+	flag.Parse()
+	if err := run(os.Stdin, os.Stdout, *must, *only); err != nil {
+		fmt.Fprintln(os.Stderr, "report:", err)
+		os.Exit(1)
+	}
+}
+
+// run reads events from in, shows them on out and judges them.
+func run(in io.Reader, out io.Writer, must, only string) error {
+	var rules []rule
+	if must != "" {
+		f, err := os.Open(must)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if rules, err = parseRules(f); err != nil {
+			return fmt.Errorf("%s: %w", must, err)
+		}
+	}
+	r := newRun(out)
+	if err := r.read(in); err != nil {
+		return err
+	}
+	problems := r.unfulfilled(rules, only)
+	r.summary(problems)
+	switch {
+	case r.count["fail"] > 0 || r.broken > 0:
+		return errors.New("tests failed")
+	case len(problems) > 0:
+		return errors.New("tests that must run did not")
+	case r.count["pass"] == 0:
+		return errors.New("no test ran")
+	}
+	return nil
+}
+
+// event is one line of "go test -json"; see "go doc test2json".
+type event struct {
+	Action     string
+	Package    string
+	ImportPath string // of build events
+	Test       string
+	Output     string
+	Elapsed    float64 // seconds
+}
+
+// testID names a test.
+type testID struct{ pkg, name string }
+
+// testRun is what is known of the tests so far.
+type testRun struct {
+	out     io.Writer
+	started time.Time
+	output  map[testID]*strings.Builder // of tests that have not ended
+	result  map[testID]string           // pass, fail or skip
+	reason  map[testID]string           // of skipped tests
+	skipped []testID                    // in order
+	count   map[string]int              // by result; leaves only
+	parent  map[testID]bool             // has subtests
+	broken  int                         // packages that failed, also without a failed test
+}
+
+func newRun(out io.Writer) *testRun {
+	return &testRun{
+		out: out, started: time.Now(),
+		output: map[testID]*strings.Builder{}, result: map[testID]string{},
+		reason: map[testID]string{}, count: map[string]int{}, parent: map[testID]bool{},
+	}
+}
+
+// read takes events until the end of in. Lines that are no events are shown: the
+// tools print some of their errors that way.
+func (r *testRun) read(in io.Reader) error {
+	br := bufio.NewReader(in)
+	for {
+		line, err := br.ReadString('\n')
+		if strings.TrimSpace(line) != "" {
+			var e event
+			if json.Unmarshal([]byte(line), &e) != nil || e.Action == "" {
+				fmt.Fprint(r.out, line)
+			} else {
+				r.event(e)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("read events: %w", err)
+		}
+	}
+	if n := len(r.output); n > 0 {
+		r.unfinished()
+		return fmt.Errorf("the events end while %d tests are running", n)
+	}
+	for id, result := range r.result {
+		if !r.parent[id] {
+			r.count[result]++
+		}
+	}
+	return nil
+}
+
+// event takes one event.
+func (r *testRun) event(e event) {
+	id := testID{e.Package, e.Test}
+	switch e.Action {
+	case "run":
+		r.output[id] = &strings.Builder{}
+		if i := strings.LastIndex(e.Test, "/"); i > 0 {
+			r.parent[testID{e.Package, e.Test[:i]}] = true
+		}
+	case "output", "build-output":
+		r.print(id, e.Output)
+	case "pass", "fail", "skip":
+		r.end(id, e.Action)
+	}
+}
+
+// print keeps what a test says, and shows what a package says.
+func (r *testRun) print(id testID, text string) {
+	if id.name != "" {
+		if b := r.output[id]; b != nil {
+			b.WriteString(text)
+		}
+		return
+	}
+	switch t := strings.TrimSpace(text); t {
+	case "PASS", "FAIL":
+	default:
+		if !strings.HasSuffix(t, "[no test files]") {
+			fmt.Fprint(r.out, text)
+		}
+	}
+}
+
+// end notes the result of a test, and shows what a failed one said.
+func (r *testRun) end(id testID, result string) {
+	if id.name == "" {
+		if result == "fail" {
+			r.broken++
+		}
+		return
+	}
+	said := ""
+	if b := r.output[id]; b != nil {
+		said = b.String()
+	}
+	delete(r.output, id)
+	r.result[id] = result
+	switch result {
+	case "fail":
+		fmt.Fprint(r.out, said)
+	case "skip":
+		r.skipped = append(r.skipped, id)
+		r.reason[id] = reasonOf(said)
+	}
+}
+
+// reasonOf finds the text of t.Skip in what a test printed.
+func reasonOf(said string) string {
+	for line := range strings.Lines(said) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "===") || strings.HasPrefix(line, "---") || line == "" {
+			continue
+		}
+		if _, rest, ok := strings.Cut(line, ".go:"); ok {
+			if _, reason, ok := strings.Cut(rest, ": "); ok {
+				return reason
+			}
+		}
+		return line
+	}
+	return "no reason given"
+}
+
+// unfinished shows what the tests said that never ended.
+func (r *testRun) unfinished() {
+	for id, b := range r.output {
+		fmt.Fprintf(r.out, "--- NOT ENDED: %s %s\n%s", id.pkg, id.name, b)
+	}
+}
+
+// summary is the end of the output. The last lines have the form of go test's own.
+func (r *testRun) summary(problems []string) {
+	if len(r.skipped) > 0 {
+		fmt.Fprintf(r.out, "skipped:\n")
+	}
+	for _, id := range r.skipped {
+		fmt.Fprintf(r.out, "  %s %s: %s\n", id.pkg, id.name, r.reason[id])
+	}
+	for _, p := range problems {
+		fmt.Fprintf(r.out, "must run: %s\n", p)
+	}
+	fmt.Fprintf(r.out, "%d passed, %d failed, %d skipped\n", r.count["pass"], r.count["fail"], r.count["skip"])
+}

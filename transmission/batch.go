@@ -1,0 +1,64 @@
+package transmission
+
+import "nbd.example/nbd/block"
+
+// batch collects the answers to what was read at once, so that they go out with
+// one system call.
+type batch struct {
+	segs     []segment
+	cur      *buffer // being filled; not in segs yet
+	requests int     // whose answers end in cur
+	held     int     // bytes of buffers in segs
+	large    bool    // more than one answer is to come
+}
+
+// room returns n bytes or more of free space behind what was committed. What is
+// appended there becomes part of the batch by commit.
+func (b *batch) room(n int) []byte {
+	if b.cur != nil && cap(b.cur.b)-len(b.cur.b) < n {
+		b.seal()
+	}
+	if b.cur == nil {
+		size := smallSize
+		if b.large && n > maxHeader {
+			size = batchSize
+		}
+		b.cur = getBuffer(max(n, size))
+		b.cur.b = b.cur.b[:0]
+	}
+	return b.cur.b[len(b.cur.b):]
+}
+
+// commit makes p, which was appended to what room returned, part of the batch.
+func (b *batch) commit(p []byte) { b.cur.b = b.cur.b[:len(b.cur.b)+len(p)] }
+
+// span appends a stretch of a file, with which that many requests are answered.
+func (b *batch) span(s block.Span, requests int) {
+	b.seal()
+	b.segs = append(b.segs, segment{span: s, requests: requests})
+}
+
+// seal makes a segment of what was committed since the last one.
+func (b *batch) seal() {
+	if b.cur == nil {
+		return
+	}
+	n := len(b.cur.b)
+	if n == 0 {
+		b.cur.put()
+	} else {
+		b.segs = append(b.segs, segment{buf: b.cur, hi: n, requests: b.requests, held: cap(b.cur.b)})
+		b.held += cap(b.cur.b)
+		b.requests = 0
+	}
+	b.cur = nil
+}
+
+// take returns the segments and the bytes that their buffers hold. The slice is
+// the batch's own, until the next span or seal.
+func (b *batch) take() (segs []segment, held int) {
+	b.seal()
+	segs, held = b.segs, b.held
+	b.segs, b.held = b.segs[:0], 0
+	return segs, held
+}

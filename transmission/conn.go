@@ -1,0 +1,237 @@
+package transmission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"nbd.example/nbd/block"
+	"nbd.example/nbd/proto"
+)
+
+// conn is one connection in the transmission phase.
+//
+// The goroutine that runs Serve reads requests and answers at once what needs
+// no waiting. All else goes to workers, goroutines that are started when there
+// is work and end when there is none. What both have to say goes to the output.
+type conn struct {
+	s     *Session
+	cfg   Config
+	dev   *block.Device
+	group *Group
+	ctx   context.Context // for the device's operations
+
+	net  net.Conn
+	raw  syscall.RawConn
+	fd   int // of the socket below conn, for asking whether its peer is there; -1 if none
+	in   input
+	out  output
+	gone chan struct{} // closed when Serve returns
+
+	style     style
+	size      int64
+	readOnly  bool
+	alignMask uint64 // minimum block size - 1
+	holes     bool   // long reads look for holes
+	inPlace   bool   // the device has a fast path
+
+	batch   batch    // the reader's answers
+	making  *request // the change that the reader is at
+	fenced  bool     // siblings were looked at since the last read
+	stats   Stats    // the reader's
+	wstats  workerStats
+	pending atomic.Int64 // requests whose answer has not been sent
+	held    atomic.Int64 // bytes of answers, ready or to be
+	taken   atomic.Int64 // bytes of payloads that wait for a worker
+	waiting atomic.Bool  // the reader waits for one of these to fall
+	dying   atomic.Bool  // the server itself has cut the connection
+
+	mu       sync.Mutex
+	cond     sync.Cond
+	queue    list // of requests that may begin
+	running  int  // workers
+	deferred list // of reads that wait for room in held
+	waits    atomic.Int64
+	broken   error // why a worker ended the connection
+}
+
+type workerStats struct{ errors, read, written atomic.Uint64 }
+
+func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
+	c := &conn{s: s, dev: s.Device, group: s.Group, net: nc, raw: plainSocket(nc), gone: make(chan struct{})}
+	c.fd = descriptor(nc)
+	if cfg != nil {
+		c.cfg = *cfg
+	}
+	c.cfg.fill()
+	c.ctx = context.WithoutCancel(ctx)
+	if c.group == nil {
+		c.group = new(Group)
+	}
+	caps := c.dev.Caps()
+	switch {
+	case s.Extended:
+		c.style = extended
+	case s.Structured:
+		c.style = structured
+	}
+	c.size = caps.Size
+	c.readOnly = caps.ReadOnly || s.Flags&proto.FlagReadOnly != 0
+	c.alignMask = uint64(max(s.MinBlock, 1) - 1)
+	c.holes = c.style != simple && caps.Extents == block.Native
+	c.inPlace = c.dev.HasDirect()
+	c.cond.L = &c.mu
+	c.in = input{conn: nc, raw: c.raw}
+	c.in.init(s.Early)
+	c.out = output{conn: nc, raw: c.raw, stuck: c.cfg.StuckTimeout, sent: c.sent, avoid: c.dev.Avoid}
+	c.out.init()
+	return c
+}
+
+func (c *Config) fill() {
+	def := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&c.MaxPayload, 64<<20)
+	c.MaxPayload = max(c.MaxPayload, proto.DefaultMaxPayload)
+	def(&c.MaxRequests, 4096)
+	def(&c.MaxBuffered, 64<<20)
+	def(&c.Workers, 32)
+	switch {
+	case c.StuckTimeout == 0:
+		c.StuckTimeout = 15 * time.Minute
+	case c.StuckTimeout < 0:
+		c.StuckTimeout = 0
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// run reads and answers until the connection is over, then waits for what was
+// begun.
+func (c *conn) run(ctx context.Context) (err error) {
+	stop := context.AfterFunc(ctx, func() { c.net.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err = c.readAll()
+	if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil {
+		err = ErrDraining
+	}
+	c.abandon()
+	if len(c.batch.segs) > 0 || c.batch.cur != nil {
+		c.flush()
+	}
+	c.await(func() bool { return c.pending.Load() == 0 })
+	c.in.r = c.in.w
+	c.in.rest()
+	return c.verdict(err)
+}
+
+// recovered makes an error of a panic: a fault in one connection ends that
+// connection alone. It must be deferred.
+func (c *conn) recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%w: %v", ErrPanic, p)
+		c.cfg.Logger.Error("panic while serving a request; the connection ends", "panic", p, "stack", string(debug.Stack()))
+	}
+}
+
+// verdict says why the connection ended.
+func (c *conn) verdict(err error) error {
+	c.mu.Lock()
+	broken := c.broken
+	c.mu.Unlock()
+	sending := c.out.failure()
+	switch {
+	case broken != nil:
+		return broken
+	case errors.Is(sending, errSpan), errors.Is(sending, errStuck):
+		return sending
+	case err == nil || errors.Is(err, ErrDraining):
+		return err
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe):
+		return ErrHungUp
+	}
+	return err
+}
+
+// sent is called by the output for all that it has got rid of.
+func (c *conn) sent(requests, held int) {
+	if held > 0 {
+		c.held.Add(-int64(held))
+		if c.waits.Load() > 0 {
+			c.admit()
+		}
+	}
+	if requests > 0 {
+		c.pending.Add(-int64(requests))
+	}
+	c.wake()
+}
+
+// wake lets the reader look again at what it waits for.
+func (c *conn) wake() {
+	if c.waiting.Load() {
+		c.mu.Lock()
+		c.cond.Broadcast()
+		c.mu.Unlock()
+	}
+}
+
+// await blocks the reader until ok, which looks at counters alone.
+func (c *conn) await(ok func() bool) {
+	if ok() {
+		return
+	}
+	c.mu.Lock()
+	c.waiting.Store(true)
+	for !ok() {
+		c.cond.Wait()
+	}
+	c.waiting.Store(false)
+	c.mu.Unlock()
+}
+
+// flush hands the reader's answers to the output.
+func (c *conn) flush() {
+	segs, held := c.batch.take()
+	if len(segs) > 0 {
+		c.held.Add(int64(held))
+		c.out.send(segs)
+		clear(segs)
+	}
+}
+
+// fail ends the connection from a worker.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	if c.broken == nil {
+		c.broken = err
+	}
+	c.mu.Unlock()
+	c.dying.Store(true)
+	c.out.kill(err)
+}
+
+// descriptor returns the socket below conn, through TLS too, or -1.
+func descriptor(conn net.Conn) int {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = t.NetConn()
+	}
+	fd := -1
+	if raw := plainSocket(conn); raw != nil {
+		raw.Control(func(s uintptr) { fd = int(s) })
+	}
+	return fd
+}

@@ -1,0 +1,31 @@
+package transmission
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// readable receives once, or gives the buffer back and asks to be called again
+// when there is something.
+func (in *input) readable(fd uintptr) bool {
+	p := in.target()
+	for {
+		n, _, err := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
+		switch err {
+		case 0:
+			in.n = int(n)
+			return true
+		case unix.EINTR:
+		case unix.EAGAIN:
+			if in.into == nil {
+				in.rest()
+			}
+			return false
+		default:
+			in.err = syscall.Errno(err)
+			return true
+		}
+	}
+}

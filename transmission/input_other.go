@@ -1,0 +1,5 @@
+//go:build !linux
+
+package transmission
+
+func (in *input) readable(uintptr) bool { panic("transmission: no plain sockets here") }

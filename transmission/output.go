@@ -1,0 +1,245 @@
+package transmission
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"nbd.example/nbd/block"
+)
+
+// segment is a stretch of output: bytes of a buffer, or a span of a file.
+type segment struct {
+	buf      *buffer
+	lo, hi   int // what of buf is still to be sent
+	span     block.Span
+	requests int // that are answered when this has been sent
+	held     int // bytes of the budget that are free then
+}
+
+func (s *segment) isSpan() bool { return s.span.Len > 0 }
+
+// output is the sending half of a connection. It has one owner at a time:
+// whoever finds it idle sends, the others append to what the owner sends next.
+// Nobody who appends ever waits for the peer. What the socket does not take at
+// once is left to a goroutine of its own.
+type output struct {
+	conn  net.Conn
+	raw   syscall.RawConn // nil if conn is no plain socket: then only the goroutine sends
+	stuck time.Duration   // how long the peer may take nothing; 0 for ever
+	// sent is called with what a segment was worth, when it has been sent or
+	// thrown away. avoid is called with a span that could not be sent.
+	sent  func(requests, held int)
+	avoid func(block.Span)
+
+	mu    sync.Mutex
+	queue []segment
+	busy  bool
+	err   error // set once: nothing more is sent
+
+	// The owner's own:
+	sending  []segment // taken from queue
+	next     int       // index of the first one that is not sent
+	vec      vector
+	progress error
+	write    func(fd uintptr) bool // writable, bound once
+
+	bytes atomic.Uint64
+}
+
+// init binds the steps once, so that sending takes no memory.
+func (o *output) init() {
+	o.write = o.writable
+	o.vec.once = func(fd uintptr) bool { o.step(fd); return true }
+}
+
+// errSpan ends a connection whose reply broke off in the middle.
+var errSpan = errors.New("the file ended, or could not be read, in the middle of a reply")
+
+// send takes over segs' buffers and sends them in order. It does not keep segs.
+func (o *output) send(segs []segment) {
+	o.mu.Lock()
+	if o.err != nil {
+		o.mu.Unlock()
+		o.discard(segs)
+		return
+	}
+	o.queue = append(o.queue, segs...)
+	if o.busy {
+		o.mu.Unlock()
+		return
+	}
+	o.busy = true
+	o.mu.Unlock()
+	if o.raw == nil {
+		go o.stream()
+		return
+	}
+	if o.pump() {
+		return
+	}
+	go o.block()
+}
+
+// take moves the queue to the owner, or gives up ownership if there is nothing.
+func (o *output) take() bool {
+	o.mu.Lock()
+	clear(o.sending)
+	o.sending, o.queue, o.next = o.queue, o.sending[:0], 0
+	var lost []segment
+	if o.err != nil { // what is left after a failure goes nowhere
+		lost, o.sending = o.sending, nil
+	}
+	more := len(o.sending) > 0
+	o.busy = more // if not, somebody else may own o from the next line on
+	o.mu.Unlock()
+	o.discard(lost)
+	return more
+}
+
+// pump sends until nothing is left, and reports false if the socket is full.
+func (o *output) pump() bool {
+	for {
+		for o.next < len(o.sending) {
+			if err := o.raw.Write(o.vec.once); err != nil {
+				o.progress = err
+			}
+			switch o.progress {
+			case nil:
+			case syscall.EAGAIN:
+				return false
+			default:
+				o.fail(o.progress)
+			}
+		}
+		if !o.take() {
+			return true
+		}
+	}
+}
+
+// block sends what a full socket did not take, waiting as it must.
+func (o *output) block() {
+	for {
+		if o.stuck > 0 {
+			o.conn.SetWriteDeadline(time.Now().Add(o.stuck))
+		}
+		if err := o.raw.Write(o.write); err != nil {
+			o.progress = o.explain(err)
+		}
+		if o.stuck > 0 {
+			o.conn.SetWriteDeadline(time.Time{})
+		}
+		if o.progress != nil {
+			o.fail(o.progress)
+		}
+		if o.pump() {
+			return
+		}
+	}
+}
+
+// writable sends once and asks to be called again when the socket has room.
+func (o *output) writable(fd uintptr) bool {
+	o.step(fd)
+	return o.progress != syscall.EAGAIN
+}
+
+func (o *output) explain(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errStuck
+	}
+	return err
+}
+
+var errStuck = errors.New("the client has taken nothing for too long")
+
+// advance accounts for n bytes of bytes that the socket took.
+func (o *output) advance(n int) {
+	o.bytes.Add(uint64(n))
+	for n > 0 {
+		s := &o.sending[o.next]
+		k := min(n, s.hi-s.lo)
+		s.lo += k
+		n -= k
+		if s.lo == s.hi {
+			o.finish()
+		}
+	}
+}
+
+// finish gives back the first unsent segment.
+func (o *output) finish() {
+	s := &o.sending[o.next]
+	o.next++
+	s.buf.put()
+	s.buf = nil
+	o.sent(s.requests, s.held)
+}
+
+// discard gives segments back unsent.
+func (o *output) discard(segs []segment) {
+	for i := range segs {
+		segs[i].buf.put()
+		o.sent(segs[i].requests, segs[i].held)
+	}
+}
+
+// fail throws away all that is not sent, and all that will come. Only the owner
+// calls it. A peer that has hung up may have left requests, which are still
+// read; if the fault is ours, or the peer is stuck, the connection is closed.
+func (o *output) fail(err error) {
+	if errors.Is(err, errSpan) || errors.Is(err, errStuck) {
+		o.conn.Close()
+	}
+	o.mu.Lock()
+	if o.err == nil {
+		o.err = err
+	}
+	queue := o.queue
+	o.queue = nil
+	o.mu.Unlock()
+	o.discard(o.sending[o.next:])
+	o.next = len(o.sending)
+	o.discard(queue)
+}
+
+// kill makes the output fail from the outside, whoever owns it, and closes the
+// connection, which wakes an owner that waits.
+func (o *output) kill(err error) {
+	o.mu.Lock()
+	if o.err == nil {
+		o.err = err
+	}
+	o.mu.Unlock()
+	o.conn.Close()
+}
+
+// failure returns why nothing more is sent, or nil.
+func (o *output) failure() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
+
+// stream is the owner of an output that is no plain socket.
+func (o *output) stream() {
+	for o.take() {
+		for o.next < len(o.sending) {
+			s := &o.sending[o.next]
+			if o.stuck > 0 {
+				o.conn.SetWriteDeadline(time.Now().Add(o.stuck))
+			}
+			n, err := o.conn.Write(s.buf.b[s.lo:s.hi])
+			if err == nil {
+				o.advance(n)
+				continue
+			}
+			o.fail(o.explain(err))
+		}
+	}
+}

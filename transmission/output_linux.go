@@ -1,0 +1,98 @@
+package transmission
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxVector bounds the buffers that go out with one system call.
+const maxVector = 64
+
+// vector is the owner's scratch space for one system call.
+type vector struct {
+	iov  [maxVector]unix.Iovec
+	msg  unix.Msghdr
+	once func(fd uintptr) bool // step, and never again
+}
+
+// plainSocket returns conn's descriptor, if it is a socket of the kernel's own.
+func plainSocket(conn any) syscall.RawConn {
+	s, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// step makes one system call for the segments at hand. o.progress tells how it
+// went: nil, EAGAIN, or why the connection is over.
+func (o *output) step(fd uintptr) {
+	if o.sending[o.next].isSpan() {
+		o.progress = o.stepSpan(fd)
+	} else {
+		o.progress = o.stepBytes(fd)
+	}
+}
+
+func (o *output) stepBytes(fd uintptr) error {
+	count, more := 0, 0
+	for i := o.next; i < len(o.sending) && count < maxVector; i++ {
+		s := &o.sending[i]
+		if s.isSpan() {
+			more = unix.MSG_MORE // the header and its data belong together
+			break
+		}
+		o.vec.iov[count].Base = &s.buf.b[s.lo]
+		o.vec.iov[count].SetLen(s.hi - s.lo)
+		count++
+	}
+	o.vec.msg.Iov = &o.vec.iov[0]
+	o.vec.msg.SetIovlen(count)
+	for {
+		// The socket does not block, so the scheduler need not know of the call.
+		n, _, err := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&o.vec.msg)), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT|uintptr(more))
+		switch err {
+		case 0:
+			o.advance(int(n))
+			return nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return syscall.EAGAIN
+		default:
+			return err
+		}
+	}
+}
+
+// stepSpan sends from the page cache. The count that comes back alone says
+// where the stream stands.
+func (o *output) stepSpan(fd uintptr) error {
+	s := &o.sending[o.next]
+	for {
+		off := s.span.Off
+		n, err := unix.Sendfile(int(fd), int(s.span.FD), &off, int(min(s.span.Len, 1<<30)))
+		switch {
+		case n > 0:
+			o.bytes.Add(uint64(n))
+			s.span.Off += int64(n)
+			if s.span.Len -= int64(n); s.span.Len == 0 {
+				o.finish()
+			}
+			return nil
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			return syscall.EAGAIN
+		case err == unix.EPIPE, err == unix.ECONNRESET, err == unix.ENOTCONN:
+			return err // the peer's doing, not the file's
+		default:
+			o.avoid(s.span)
+			return errSpan
+		}
+	}
+}

@@ -1,0 +1,12 @@
+//go:build !linux
+
+package transmission
+
+import "syscall"
+
+type vector struct{ once func(fd uintptr) bool }
+
+// plainSocket returns nil: here all connections are streams.
+func plainSocket(any) syscall.RawConn { return nil }
+
+func (o *output) step(uintptr) { panic("transmission: no plain sockets here") }

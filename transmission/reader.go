@@ -1,0 +1,214 @@
+package transmission
+
+import (
+	"errors"
+	"fmt"
+
+	"nbd.example/nbd/proto"
+)
+
+// wholeWrite is the length up to which a write is carried out in one piece, in
+// bytes. The payload of a longer one goes to the page cache as it comes in,
+// through a buffer that stays in the processor's cache.
+const wholeWrite = 64 << 10
+
+// page is what the pieces of a long write end on, so that none touches a part
+// of a page which the system would have to read first.
+const page = 4096
+
+// longRead is the length from which a read leaves the file without a copy
+// through this process, in bytes.
+const longRead = 64 << 10
+
+// errDisconnect is how readAll's callees say NBD_CMD_DISC.
+var errDisconnect = errors.New("disconnect")
+
+// readAll reads requests until the client disconnects (nil) or cannot be read.
+func (c *conn) readAll() (err error) {
+	defer c.recovered(&err)
+	need := c.style.requestSize()
+	for {
+		for len(c.in.unread()) >= need {
+			if err := c.readOne(need); err == errDisconnect {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			if c.batch.held >= batchSize {
+				c.flush()
+			}
+		}
+		if err := c.fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// fill sends what is ready and waits for more input.
+func (c *conn) fill() error {
+	c.flush()
+	c.fenced = false
+	return c.in.fill()
+}
+
+func (c *conn) readOne(need int) error {
+	var r proto.Request
+	head := c.in.unread()
+	ok := false
+	if c.style == extended {
+		ok = proto.ParseExtendedRequest(head, &r)
+	} else {
+		ok = proto.ParseRequest(head, &r)
+	}
+	if !ok {
+		return fmt.Errorf("peer sent a request with the wrong magic number %#x", head[:4])
+	}
+	c.in.skip(need)
+	c.batch.large = len(head) >= 2*need
+	if r.Command == proto.CmdDisc {
+		return errDisconnect
+	}
+	c.admitOne()
+	c.stats.Requests++
+	payload := r.Payload(c.style == extended)
+	if c.style == extended && payload > uint64(c.cfg.MaxPayload) {
+		return fmt.Errorf("peer sent %s with a payload of %d bytes, over the maximum of %d", r.Command, payload, c.cfg.MaxPayload)
+	}
+	if bad := c.check(&r); bad != nil {
+		c.refuse(&r, bad)
+		return c.drop(payload)
+	}
+	switch {
+	case r.Length == 0 && r.Command != proto.CmdFlush:
+		c.done(&r)
+		return c.drop(payload)
+	case r.Command == proto.CmdRead:
+		return c.readCommand(&r)
+	case r.Command == proto.CmdWrite:
+		return c.writeCommand(&r)
+	case payload > 0: // the filter of a block status request
+		return c.collect(newRequest(c, &r))
+	}
+	return c.dispatch(&r)
+}
+
+// admitOne waits while too many requests are not answered.
+func (c *conn) admitOne() {
+	if c.pending.Load() >= int64(c.cfg.MaxRequests) {
+		c.flush()
+		c.await(func() bool { return c.pending.Load() < int64(c.cfg.MaxRequests) })
+	}
+	c.pending.Add(1)
+}
+
+// drop drains the payload of a refused request.
+func (c *conn) drop(n uint64) error {
+	for n > 0 {
+		k := min(n, uint64(len(c.in.unread())))
+		c.in.skip(int(k))
+		if n -= k; n > 0 {
+			if err := c.fill(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// done answers r with success and no data.
+func (c *conn) done(r *proto.Request) {
+	c.batch.commit(c.style.appendDone(c.batch.room(maxHeader)[:0], r))
+	c.batch.requests++
+}
+
+// refuse answers r with an error.
+func (c *conn) refuse(r *proto.Request, bad *refusal) {
+	c.stats.Errors++
+	n := maxHeader + len(bad.text)
+	c.batch.commit(c.style.appendError(c.batch.room(n)[:0], r, bad.errno, bad.text, nil))
+	c.batch.requests++
+}
+
+// maxHeader is more than any reply has besides its data and texts.
+const maxHeader = 64
+
+// readCommand answers a read from memory if it can.
+func (c *conn) readCommand(r *proto.Request) error {
+	if c.inPlace && c.held.Load() < int64(c.cfg.MaxBuffered) && c.readNow(r) {
+		c.stats.BytesRead += r.Length
+		return nil
+	}
+	q := newRequest(c, r)
+	c.deferRead(q)
+	return nil
+}
+
+func (c *conn) readNow(r *proto.Request) bool {
+	n := int(r.Length)
+	if n >= longRead {
+		return c.readSpan(r) || n <= largeSize-headroom && !c.holes && c.readCopy(r, n)
+	}
+	return c.readCopy(r, n)
+}
+
+// readCopy reads right behind the reply's header.
+func (c *conn) readCopy(r *proto.Request, n int) bool {
+	head := c.style.dataHeader()
+	p := c.batch.room(head + n)
+	p = p[:head+n]
+	if !c.dev.TryRead(p[head:], int64(r.Offset)) {
+		return false
+	}
+	c.style.appendData(p[:0], r, r.Offset, n, proto.ReplyFlagDone)
+	c.batch.commit(p)
+	c.batch.requests++
+	return true
+}
+
+// readSpan lets the socket take the data from the page cache.
+func (c *conn) readSpan(r *proto.Request) bool {
+	if c.raw == nil {
+		return false
+	}
+	s, ok := c.dev.Range(int64(r.Offset), int64(r.Length), c.holes && r.Flags&proto.CmdFlagDF == 0)
+	if !ok {
+		return false
+	}
+	p := c.batch.room(maxHeader)[:0]
+	c.batch.commit(c.style.appendData(p, r, r.Offset, int(r.Length), 0))
+	if c.style == simple {
+		c.batch.span(s, 1)
+	} else {
+		// The chunk with the data must not be the last while its transmission
+		// can still fail. proto.md, "Structured reply chunk message".
+		c.batch.span(s, 0)
+		c.done(r)
+	}
+	return true
+}
+
+// deferRead hands a read to the workers as soon as there is room for its answer.
+func (c *conn) deferRead(q *request) {
+	q.held = int(q.Length)
+	c.mu.Lock()
+	c.deferred.push(q)
+	c.waits.Add(1)
+	c.mu.Unlock()
+	c.admit()
+}
+
+// admit moves deferred reads to the workers while there is room. One is always
+// let in.
+func (c *conn) admit() {
+	c.mu.Lock()
+	for q := c.deferred.head; q != nil; q = c.deferred.head {
+		held := c.held.Load()
+		if held > 0 && held+int64(q.held) > int64(c.cfg.MaxBuffered) {
+			break
+		}
+		c.held.Add(int64(q.held))
+		c.waits.Add(-1)
+		c.enqueueLocked(c.deferred.pop())
+	}
+	c.mu.Unlock()
+}

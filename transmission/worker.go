@@ -1,0 +1,194 @@
+package transmission
+
+import (
+	"fmt"
+
+	"nbd.example/nbd/block"
+	"nbd.example/nbd/proto"
+)
+
+// dispatch leaves a request without payload to the workers.
+func (c *conn) dispatch(r *proto.Request) error {
+	if !changes(r.Command) {
+		newRequest(c, r).arrived()
+		return nil
+	}
+	q, _, err := c.change(r)
+	if err != nil {
+		return err
+	}
+	q.arrived()
+	return nil
+}
+
+// enqueue leaves a request to the workers. It does not block.
+func (c *conn) enqueue(q *request) {
+	c.mu.Lock()
+	c.enqueueLocked(q)
+	c.mu.Unlock()
+}
+
+func (c *conn) enqueueLocked(q *request) {
+	c.queue.push(q)
+	if c.running < c.cfg.Workers {
+		c.running++
+		go c.work()
+	}
+}
+
+// work carries out requests until there are none.
+func (c *conn) work() {
+	for {
+		c.mu.Lock()
+		q := c.queue.pop()
+		if q == nil {
+			c.running--
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+		c.carryOut(q)
+	}
+}
+
+// carryOut runs one request and sends its answer.
+func (c *conn) carryOut(q *request) {
+	a := &q.answer
+	a.style = c.style
+	if err := c.attempt(q, a); err != nil {
+		if isPanic(err) {
+			c.fail(err)
+		}
+		a.reset()
+		a.fail(q, err)
+		c.wstats.errors.Add(1)
+	}
+	taken := 0
+	if q.payload != nil {
+		taken = len(q.payload.b)
+	}
+	q.end() // before the answer: who has it may send an overlapping change at once
+	if taken > 0 {
+		c.taken.Add(-int64(taken))
+		c.wake()
+	}
+	c.out.send(a.take(q.held))
+	a.segs = a.segs[:0]
+	q.free()
+}
+
+// attempt is perform, with a panic as an error.
+func (c *conn) attempt(q *request, a *answer) (err error) {
+	defer c.recovered(&err)
+	return c.perform(q, a)
+}
+
+// perform carries q out and writes its answer to a. An error is not answered yet.
+func (c *conn) perform(q *request, a *answer) error {
+	if q.void {
+		return errNoPayload
+	}
+	off, n := int64(q.Offset), int64(q.Length)
+	var err error
+	switch q.Command {
+	case proto.CmdRead:
+		return c.read(q, a)
+	case proto.CmdWrite:
+		if err = c.dev.WriteAt(c.ctx, q.payload.b, off+int64(q.done), blockFlags(q.Flags)); err == nil {
+			c.wstats.written.Add(q.Length)
+		}
+	case proto.CmdFlush:
+		err = c.dev.Flush(c.ctx)
+	case proto.CmdTrim:
+		err = c.dev.Trim(c.ctx, off, n, blockFlags(q.Flags))
+	case proto.CmdCache:
+		err = c.dev.Cache(c.ctx, off, n)
+	case proto.CmdWriteZeroes:
+		err = c.dev.WriteZeroes(c.ctx, off, n, blockFlags(q.Flags))
+	case proto.CmdBlockStatus:
+		return c.blockStatus(q, a)
+	}
+	if err == nil {
+		a.done(q)
+	}
+	return err
+}
+
+var errNoPayload = fmt.Errorf("the payload did not come")
+
+func blockFlags(f proto.CommandFlags) (b block.Flags) {
+	if f&proto.CmdFlagFUA != 0 {
+		b |= block.FUA
+	}
+	if f&proto.CmdFlagNoHole != 0 {
+		b |= block.NoHole
+	}
+	if f&proto.CmdFlagFastZero != 0 {
+		b |= block.FastZero
+	}
+	return b
+}
+
+// read answers a read that may wait for the disk.
+func (c *conn) read(q *request, a *answer) error {
+	if c.holes && q.Length >= longRead && q.Flags&proto.CmdFlagDF == 0 {
+		return c.readSparse(q, a)
+	}
+	if err := c.readData(q, a, q.Offset, int(q.Length), proto.ReplyFlagDone); err != nil {
+		return err
+	}
+	c.wstats.read.Add(q.Length)
+	return nil
+}
+
+// readData answers with one piece of data.
+func (c *conn) readData(q *request, a *answer, off uint64, n int, last proto.ReplyFlags) error {
+	head := c.style.dataHeader()
+	buf := getBuffer(head + n)
+	if err := c.dev.ReadAt(c.ctx, buf.b[head:], int64(off)); err != nil {
+		buf.put()
+		return err
+	}
+	c.style.appendData(buf.b[:0], &q.Request, off, n, last)
+	a.add(segment{buf: buf, hi: head + n})
+	return nil
+}
+
+// readSparse answers a long read with data and holes. An error after data has
+// been read is an error chunk behind it. proto.md, NBD_CMD_READ, "Structured replies".
+func (c *conn) readSparse(q *request, a *answer) error {
+	off, end := q.Offset, q.Offset+q.Length
+	for off < end {
+		n, hole := end-off, false
+		err := c.dev.Extents(c.ctx, int64(off), int64(end-off), 0, func(x block.Extent) bool {
+			n, hole = min(n, uint64(x.Length)), x.State&block.Zero != 0
+			return false
+		})
+		if err != nil {
+			return err
+		}
+		if hole {
+			a.hole(q, off, uint32(n))
+		} else if err := c.readPiece(q, a, off, int(n)); err != nil {
+			return err
+		}
+		off += n
+	}
+	c.wstats.read.Add(q.Length)
+	a.done(q)
+	return nil
+}
+
+// readPiece answers with data, from the page cache if it is there.
+func (c *conn) readPiece(q *request, a *answer, off uint64, n int) error {
+	if c.raw != nil && n >= longRead {
+		if s, ok := c.dev.Range(int64(off), int64(n), false); ok {
+			head := getBuffer(maxHeader)
+			head.b = c.style.appendData(head.b[:0], &q.Request, off, n, 0)
+			a.add(segment{buf: head, hi: len(head.b)})
+			a.add(segment{span: s})
+			return nil
+		}
+	}
+	return c.readData(q, a, off, n, 0)
+}
