@@ -3,6 +3,7 @@ package transmission
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"syscall"
 
@@ -52,8 +53,11 @@ func (e *RequestError) Unwrap() error { return e.Errno }
 
 // Is makes errors.Is find the system's errors in e.
 func (e *RequestError) Is(target error) bool {
-	if target == block.ErrReadOnly {
+	switch target {
+	case block.ErrReadOnly, fs.ErrPermission:
 		return e.Errno == proto.EPERM
+	case errors.ErrUnsupported:
+		return e.Errno == proto.ENOTSUP
 	}
 	sys, ok := systemErrno[e.Errno]
 	return ok && errors.Is(sys, target)

@@ -30,12 +30,13 @@ type conn struct {
 	group *Group
 	ctx   context.Context // for the device's operations
 
-	net  net.Conn
-	raw  syscall.RawConn
-	fd   int // of the socket below conn, for asking whether its peer is there; -1 if none
-	in   input
-	out  output
-	gone chan struct{} // closed when Serve returns
+	net    net.Conn
+	raw    syscall.RawConn
+	fd     int // of the socket below conn, for asking whether its peer is there; -1 if none
+	in     input
+	out    output
+	gone   chan struct{} // closed when Serve returns
+	number int32         // in the group
 
 	style     style
 	size      int64
@@ -53,7 +54,6 @@ type conn struct {
 	held    atomic.Int64 // bytes of answers, ready or to be
 	taken   atomic.Int64 // bytes of payloads that wait for a worker
 	waiting atomic.Bool  // the reader waits for one of these to fall
-	dying   atomic.Bool  // the server itself has cut the connection
 
 	mu       sync.Mutex
 	cond     sync.Cond
@@ -220,7 +220,9 @@ func (c *conn) fail(err error) {
 		c.broken = err
 	}
 	c.mu.Unlock()
-	c.dying.Store(true)
+	if !c.readOnly {
+		c.group.doom(c)
+	}
 	c.out.kill(err)
 }
 

@@ -25,8 +25,11 @@ type Group struct {
 	changes ranges.Queue
 
 	mu      sync.Mutex
-	members []*conn
+	members map[int32]*conn // by number
+	last    int32
 	count   atomic.Int32
+	dying   []*conn // that the server itself is cutting
+	watch   watch   // tells whose peer has hung up; only while there are several members
 }
 
 // fenceLimit is how long a newcomer waits for the dead.
@@ -36,30 +39,69 @@ const fenceLimit = 30 * time.Second
 // to its end: its disk hangs, and whatever was written now could be undone.
 var ErrFenced = errors.New("a dead connection of the same export still has unfinished writes")
 
+// join makes c a member. Connections that can change nothing need not join.
 func (g *Group) join(c *conn) {
 	g.mu.Lock()
-	g.members = append(g.members, c)
-	g.mu.Unlock()
-	g.count.Add(1)
+	defer g.mu.Unlock()
+	if g.members == nil {
+		g.members = make(map[int32]*conn)
+	}
+	g.last++
+	c.number = g.last
+	g.members[c.number] = c
+	switch g.count.Add(1) {
+	case 1: // nobody to look for it, nor it for anybody
+	case 2:
+		for _, m := range g.members {
+			g.watch.add(m)
+		}
+	default:
+		g.watch.add(c)
+	}
 }
 
 func (g *Group) leave(c *conn) {
 	g.mu.Lock()
-	g.members = slices.DeleteFunc(g.members, func(m *conn) bool { return m == c })
+	delete(g.members, c.number)
+	g.dying = slices.DeleteFunc(g.dying, func(d *conn) bool { return d == c })
+	g.watch.remove(c)
+	if g.count.Add(-1) == 0 {
+		g.watch.close()
+	}
 	g.mu.Unlock()
-	g.count.Add(-1)
 	close(c.gone)
 }
 
-// dead returns the members but c whose peers have hung up; none if c's own has.
-func (g *Group) dead(c *conn) []*conn {
+// dead returns the members but c that are dying, or whose peers have hung up;
+// none if c's own has.
+func (g *Group) dead(c *conn) (dead []*conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return hungUp(c, g.members)
+	for _, number := range g.watch.hungUp() {
+		switch m := g.members[number]; m {
+		case nil:
+		case c:
+			return nil
+		default:
+			dead = append(dead, m)
+		}
+	}
+	for _, d := range g.dying {
+		if d != c {
+			dead = append(dead, d)
+		}
+	}
+	return dead
 }
 
-// fence waits for dead siblings, once for each time that input has come. Who
-// enters says so, to be refused with a word of its own.
+// doom tells the group that the server itself is cutting c.
+func (g *Group) doom(c *conn) {
+	g.mu.Lock()
+	g.dying = append(g.dying, c)
+	g.mu.Unlock()
+}
+
+// fence waits for dead siblings, once for each time that input has come.
 func (c *conn) fence() error {
 	if c.fenced || c.group.count.Load() < 2 {
 		return nil

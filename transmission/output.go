@@ -128,7 +128,9 @@ func (o *output) block() {
 		if o.stuck > 0 {
 			o.conn.SetWriteDeadline(time.Now().Add(o.stuck))
 		}
-		if err := o.raw.Write(o.write); err != nil {
+		if err := o.failure(); err != nil { // asked after the deadline is set: kill does it the other way round
+			o.progress = err
+		} else if err := o.raw.Write(o.write); err != nil {
 			o.progress = o.explain(err)
 		}
 		if o.stuck > 0 {
@@ -191,10 +193,10 @@ func (o *output) discard(segs []segment) {
 
 // fail throws away all that is not sent, and all that will come. Only the owner
 // calls it. A peer that has hung up may have left requests, which are still
-// read; if the fault is ours, or the peer is stuck, the connection is closed.
+// read; if the fault is ours, or the peer is stuck, the reader is woken to end.
 func (o *output) fail(err error) {
 	if errors.Is(err, errSpan) || errors.Is(err, errStuck) {
-		o.conn.Close()
+		o.conn.SetReadDeadline(time.Unix(1, 0))
 	}
 	o.mu.Lock()
 	if o.err == nil {
@@ -208,15 +210,16 @@ func (o *output) fail(err error) {
 	o.discard(queue)
 }
 
-// kill makes the output fail from the outside, whoever owns it, and closes the
-// connection, which wakes an owner that waits.
+// kill makes the output fail from the outside, whoever owns it, and wakes the
+// owner and the reader. It does not close the connection, whose descriptor would
+// then be another's.
 func (o *output) kill(err error) {
 	o.mu.Lock()
 	if o.err == nil {
 		o.err = err
 	}
 	o.mu.Unlock()
-	o.conn.Close()
+	o.conn.SetDeadline(time.Unix(1, 0))
 }
 
 // failure returns why nothing more is sent, or nil.
@@ -234,12 +237,15 @@ func (o *output) stream() {
 			if o.stuck > 0 {
 				o.conn.SetWriteDeadline(time.Now().Add(o.stuck))
 			}
-			n, err := o.conn.Write(s.buf.b[s.lo:s.hi])
+			n, err := 0, o.failure()
 			if err == nil {
-				o.advance(n)
-				continue
+				n, err = o.conn.Write(s.buf.b[s.lo:s.hi])
 			}
-			o.fail(o.explain(err))
+			if err != nil {
+				o.fail(o.explain(err))
+				break
+			}
+			o.advance(n)
 		}
 	}
 }

@@ -23,9 +23,12 @@ func isPanic(err error) bool { return errors.Is(err, ErrPanic) }
 // where possible; others, such as TLS, are read and written as streams.
 func Serve(ctx context.Context, conn net.Conn, s *Session, cfg *Config) (Stats, error) {
 	c := newConn(ctx, conn, s, cfg)
-	c.group.join(c)
-	defer c.group.leave(c)
-	err := c.fence()
+	var err error
+	if !c.readOnly {
+		c.group.join(c)
+		defer c.group.leave(c)
+		err = c.fence()
+	}
 	if err == nil {
 		err = c.run(ctx)
 	}

@@ -35,6 +35,12 @@ type fast struct {
 
 var start = time.Now()
 
+var (
+	_ block.Extenter = (*File)(nil)
+	_ block.Cacher   = (*File)(nil)
+	_ block.Direct   = (*File)(nil)
+)
+
 // findFast finds out once what the file allows.
 func (f *File) findFast() {
 	s := &f.sys.fast

@@ -64,9 +64,6 @@ var (
 	_ block.Flusher    = (*File)(nil)
 	_ block.Trimmer    = (*File)(nil)
 	_ block.ZeroWriter = (*File)(nil)
-	_ block.Extenter   = (*File)(nil)
-	_ block.Cacher     = (*File)(nil)
-	_ block.Direct     = (*File)(nil)
 )
 
 // Open opens, locks and measures the file.
@@ -230,7 +227,7 @@ func (f *File) finish(err error, flags block.Flags) error {
 	return nil
 }
 
-// Trim makes a hole where the system can, or does nothing.
+// Trim makes a hole. Where the file system cannot, it does nothing.
 func (f *File) Trim(_ context.Context, off, n int64, flags block.Flags) error {
 	lo, hi := roundUp(off, f.discardAlign()), roundDown(off+n, f.discardAlign())
 	if lo >= hi {
