@@ -90,7 +90,7 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	c.holes = c.style != simple && caps.Extents == block.Native
 	c.inPlace = c.dev.HasDirect()
 	c.cond.L = &c.mu
-	c.in = input{conn: nc, raw: c.raw}
+	c.in = input{conn: nc, raw: c.raw, idle: c.flush}
 	c.in.init(s.Early)
 	c.out = output{conn: nc, raw: c.raw, stuck: c.cfg.StuckTimeout, sent: c.sent, avoid: c.dev.Avoid}
 	c.out.init()

@@ -20,6 +20,8 @@ type input struct {
 	n    int
 	err  error
 	read func(fd uintptr) bool // readable, bound once
+	// idle is called when there is nothing to read, before waiting.
+	idle func()
 }
 
 func (in *input) init(early []byte) {
@@ -75,6 +77,7 @@ func (in *input) receive() error {
 			return err
 		}
 	} else {
+		in.idle() // a stream does not tell whether it will wait
 		in.n, in.err = in.conn.Read(in.target())
 	}
 	if in.n == 0 && in.err == nil {

@@ -22,6 +22,7 @@ func (in *input) readable(fd uintptr) bool {
 			if in.into == nil {
 				in.rest()
 			}
+			in.idle()
 			return false
 		default:
 			in.err = syscall.Errno(err)

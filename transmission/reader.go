@@ -44,12 +44,18 @@ func (c *conn) readAll() (err error) {
 	}
 }
 
-// fill sends what is ready and waits for more input.
+// fill gets more input. What is ready is sent before waiting, or when it has
+// become much: while more comes in, answers gather.
 func (c *conn) fill() error {
-	c.flush()
+	if c.batch.requests >= gather || c.batch.held > 0 {
+		c.flush()
+	}
 	c.fenced = false
 	return c.in.fill()
 }
+
+// gather is how many answers wait for more input to be read.
+const gather = 32
 
 func (c *conn) readOne(need int) error {
 	var r proto.Request

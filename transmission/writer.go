@@ -97,7 +97,6 @@ func (c *conn) collect(q *request) error {
 	k := copy(p, c.in.unread())
 	c.in.skip(k)
 	for k < n {
-		c.flush()
 		c.fenced = false
 		m, err := c.in.fillInto(p[k:])
 		if err != nil {
