@@ -30,6 +30,10 @@ type Device struct {
 	blocks ranges.Queue // changes, in whole blocks; used only if min > 1
 
 	broken atomic.Pointer[error] // set by the first failed flush
+
+	flushing sync.Mutex   // one flush of the back end at a time
+	begun    atomic.Int64 // the number of the last one that began
+	done     int64        // the number of the last one that succeeded; under flushing
 	once   sync.Once
 	closed error
 }
@@ -308,7 +312,7 @@ func (d *Device) stable(ctx context.Context, f Flags, change func(Flags) error) 
 // data is lost. The system reports a failed write-back once; a request that was
 // refused for a reason of its own hides nothing.
 func losesWrites(err error) bool {
-	for _, harmless := range []error{errors.ErrUnsupported, syscall.ENOSPC, syscall.EFBIG, syscall.EINVAL, syscall.EPERM, context.Canceled, context.DeadlineExceeded} {
+	for _, harmless := range []error{errors.ErrUnsupported, syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG, syscall.EINVAL, syscall.EPERM, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, harmless) {
 			return errors.Is(err, ErrNotStable)
 		}
@@ -340,15 +344,24 @@ func (d *Device) Flush(ctx context.Context) error {
 	if d.caps.Flush == None {
 		return fmt.Errorf("%w: flush", errors.ErrUnsupported)
 	}
+	// The system tells of lost data once: of two flushes side by side, the second
+	// could succeed before the first has noted that it failed. So one waits for
+	// the other, and whoever finds that a whole one has passed meanwhile is done.
+	next := d.begun.Load() + 1
+	d.flushing.Lock()
+	defer d.flushing.Unlock()
+	if err := d.Broken(); err != nil || d.done >= next {
+		return err
+	}
+	n := d.begun.Add(1)
 	if err := d.f.Flush(ctx); err != nil {
 		if givenUp(ctx, err) {
 			return err
 		}
 		return d.breakDown(err)
 	}
-	// Another flush may have failed meanwhile, and this one may have come after
-	// the system forgot about it.
-	return d.Broken()
+	d.done = n
+	return d.Broken() // a FUA write may have failed meanwhile
 }
 
 // Trim lets go of a range. Blocks that are only partly inside are left alone.

@@ -5,53 +5,57 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
-	"net/netip"
 	"time"
 
 	"nbd.example/nbd/block"
+	"nbd.example/nbd/handshake"
 	"nbd.example/nbd/proto"
 	"nbd.example/nbd/transmission"
 )
 
 // Client is who asks for an export.
 type Client struct {
+	// Addr is the address that the connection comes from.
 	Addr net.Addr
 	// TLS is nil on a plain connection.
 	TLS *tls.ConnectionState
 }
 
 // Export describes what is served under one name. It is a description, not a
-// device: Open makes the device.
+// device: Open makes the device. A Server keeps a pointer to it, so it must not be
+// changed once it was handed over.
 type Export struct {
 	Name        string // "" is the default export
-	Description string
+	Description string // told to clients that ask
 
-	// Open opens the device of the export. If Private is false it is called once,
-	// when the export is added to the server, and all its connections share the
-	// device. If Private is true it is called for each connection that asks for
-	// the export, with its Client, and the device is closed with the connection.
+	// Open opens the device of the export. If Private is false it is called
+	// when the export is added to the server, with a zero Client, and all its
+	// connections share the device. If Private is true it is called for each
+	// connection that asks for the export, with its Client, and the device is
+	// closed with the connection; such calls may be concurrent.
+	//
+	// It may be called while the device of the export's earlier settings is still
+	// open. If that is in the way it must fail with an error that wraps the
+	// system's EBUSY or EAGAIN (Windows: a sharing or lock violation); then the
+	// earlier device is closed first and Open called again. It must not keep ctx.
 	Open    func(ctx context.Context, c Client) (*block.Device, error)
 	Private bool
 
-	// Settings identifies the effective settings. An export that is configured
-	// again with equal Settings keeps its device.
+	// Settings identifies the effective settings, that is, all that decides what
+	// Open opens. An export that is configured again with equal Settings keeps its
+	// device.
 	Settings string
 
 	ReadOnly   bool                    // offer it read-only whatever the device can
 	Rotational bool                    // set NBD_FLAG_ROTATIONAL whatever the device says
 	Hide       proto.TransmissionFlags // never offered, though the device could
-	MinBlock   uint32                  // advertised minimum block size in bytes; 0 means 1
+	MinBlock   uint32                  // advertised minimum block size in bytes, a power of two up to 64 KiB; 0 means 1
 
 	MaxConnections int      // 0 means no limit
 	RequireTLS     bool     // SELECTIVETLS: this export only over TLS
 	Allow          *Rules   // nil lets everybody in
 	NotListed      bool     // leave it out of NBD_OPT_LIST
 	Aliases        []string // further names, not listed: "" makes it the default export
-}
-
-// Rules say which addresses may connect.
-type Rules struct {
-	Prefixes []netip.Prefix // an empty list lets nobody in
 }
 
 // TLSMode is how the server treats TLS. proto.md, "Server-side requirements".
@@ -64,6 +68,25 @@ const (
 	Forced                   // FORCEDTLS
 )
 
+// KeepAlive says how a TCP connection finds out that its peer has vanished.
+// The zero value of each field means the default; a negative one switches the
+// probes, or the time limit, off. All of it is meaningless on other sockets.
+type KeepAlive struct {
+	// Idle is the time without traffic after which probes are sent. 0 means 30 s.
+	Idle time.Duration
+	// Interval is the time between probes. 0 means 10 s.
+	Interval time.Duration
+	// Count is the number of unanswered probes that end a connection. 0 means 6.
+	// On Linux UserTimeout, where it is set, takes its place.
+	Count int
+	// UserTimeout is TCP_USER_TIMEOUT, which only Linux has: for so long may
+	// sent data stay unacknowledged. 0 means 5 minutes. Linux counts the time in
+	// which a client that is there keeps its window shut, too, so that a short
+	// limit ends clients which merely stopped reading for a while (measured on
+	// 6.18); the default is a compromise between those and the vanished ones.
+	UserTimeout time.Duration
+}
+
 // Config is all that a Server is told. Its zero values are good defaults.
 type Config struct {
 	Exports []*Export
@@ -73,12 +96,20 @@ type Config struct {
 
 	// AllowList permits NBD_OPT_LIST.
 	AllowList bool
-	// MaxConnections bounds all connections; 0 means no limit.
+	// MaxConnections bounds all connections, those in the handshake included;
+	// 0 means no limit. One too many is closed at once.
 	MaxConnections int
-	// HandshakeTimeout bounds the time from accept to transmission. 0 means 30 s.
+	// HandshakeTimeout bounds the time from accept to transmission. 0 means
+	// 30 s, below 0 no limit.
 	HandshakeTimeout time.Duration
-	// Transmission bounds what one connection may ask for.
+	// KeepAlive is for TCP connections.
+	KeepAlive KeepAlive
+	// Transmission bounds what one connection may ask for. If it has no Logger
+	// it gets one that names the client and the export.
 	Transmission transmission.Config
 
 	Logger *slog.Logger // nil discards
+
+	// handshake is what connections under this configuration negotiate with.
+	handshake *handshake.Server
 }

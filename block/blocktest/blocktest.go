@@ -154,6 +154,7 @@ func newRun(t testing.TB, x Target) *run {
 	if testing.Short() {
 		x.Steps = min(x.Steps, 300)
 	}
+	x.Steps = max(x.Steps/slow, 1)
 	return &run{x: x, t: t, ctx: context.Background()}
 }
 

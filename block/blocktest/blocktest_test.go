@@ -26,11 +26,13 @@ func TestDisk(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) { Run(t, diskTarget(k.caps, k.open)) })
 	}
 	t.Run("LargeBlocks", func(t *testing.T) {
-		Run(t, diskTarget(func(size int64) block.Caps {
+		x := diskTarget(func(size int64) block.Caps {
 			c := FullCaps(size)
 			c.BlockSize = block.BlockSize{Minimum: 65536, Maximum: 65536}
 			c.FUA = block.Emulated
 			return c
-		}, (*Disk).Open))
+		}, (*Disk).Open)
+		x.Steps = 400
+		Run(t, x)
 	})
 }

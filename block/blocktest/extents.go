@@ -1,6 +1,7 @@
 package blocktest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -56,10 +57,8 @@ func isZero(ctx context.Context, d *block.Device, off, n int64) error {
 		if err := d.ReadAt(ctx, p, off); err != nil {
 			return err
 		}
-		for i, b := range p {
-			if b != 0 {
-				return fmt.Errorf("byte %d is %#02x", off+int64(i), b)
-			}
+		if rest := bytes.TrimLeft(p, "\x00"); len(rest) > 0 {
+			return fmt.Errorf("byte %d is %#02x", off+int64(len(p)-len(rest)), rest[0])
 		}
 	}
 	return nil

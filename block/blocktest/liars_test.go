@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 
 	"nbd.example/nbd/block"
@@ -119,6 +120,7 @@ func (l hidesAlignment) WriteAt(ctx context.Context, p []byte, off int64, f bloc
 		return err
 	}
 	copy(b[off-lo:], p)
+	runtime.Gosched()
 	return l.openDisk.WriteAt(ctx, b, lo, f)
 }
 

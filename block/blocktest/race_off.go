@@ -1,0 +1,5 @@
+//go:build !race
+
+package blocktest
+
+const slow = 1

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"nbd.example/nbd/backend/file"
+	"nbd.example/nbd/block"
+	"nbd.example/nbd/internal/opener"
+	"nbd.example/nbd/layer/cow"
+)
+
+// openFile opens a file the way the reference does: it may be created, cut to
+// size, temporary, and under a diff.
+func (o *opening) openFile() (*block.Device, error) {
+	x, open := o.x, o.p.env.open
+	private := x.CopyOnWrite && !x.ReadOnly
+	c := file.Config{
+		Path: o.src.path, ReadOnly: x.ReadOnly || private, Sync: x.Sync, Size: x.FileSize,
+		Open: open.OpenFile,
+	}
+	switch {
+	case x.Temporary:
+		c.Open = func(name string, _ int, _ fs.FileMode) (*os.File, error) {
+			return temporary(open, name, x.FileSize)
+		}
+	case x.FileSize > 0:
+		if err := o.prepare(); err != nil {
+			return nil, err
+		}
+	}
+	f, err := file.Open(c)
+	if err != nil && !c.ReadOnly && !x.Temporary && cannotWrite(err) {
+		// So does the reference; think of a CD-ROM.
+		c.ReadOnly = true
+		if ro, again := file.Open(c); again == nil {
+			o.p.log.Warn("the file cannot be written, it is served read-only", "export", x.Name, "file", c.Path, "error", err)
+			f, err = ro, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !private {
+		return block.New(f)
+	}
+	dir := x.COWDir
+	if dir == "" {
+		dir = filepath.Dir(o.src.path)
+	}
+	return block.Stack(f, cow.Layer(cow.Config{
+		Dir: dir, Sparse: x.SparseCOW,
+		CreateTemp: func(dir, pattern string) (*os.File, error) { return nameless(open, dir, pattern) },
+	}))
+}
+
+// cannotWrite tells whether a file might still be read.
+func cannotWrite(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || readOnlySystem(err)
+}
+
+// prepare creates the file if it does not exist, and refuses one that is too
+// small: growing somebody's image is nothing to do unasked.
+func (o *opening) prepare() error {
+	name, size := o.src.path, o.x.FileSize
+	info, err := o.p.env.open.Stat(name)
+	switch {
+	case err == nil && info.Mode().IsRegular() && info.Size() < size:
+		return fmt.Errorf("%s has %d bytes, fewer than the filesize of %d; make it larger (truncate -s %d), or filesize smaller", name, info.Size(), size, size)
+	case err == nil:
+		return nil
+	case !errors.Is(err, fs.ErrNotExist) || o.x.ReadOnly || o.x.CopyOnWrite:
+		return err
+	}
+	f, err := o.p.env.open.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("create the file: %w", err)
+	}
+	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+		return errors.Join(fmt.Errorf("create %s with %d bytes: %w", name, size, err), o.p.env.open.Remove(name))
+	}
+	o.p.log.Info("created the file", "export", o.x.Name, "file", name, "bytes", size)
+	return nil
+}
+
+// temporary makes an empty file of size bytes in the folder of template.
+func temporary(o opener.Opener, template string, size int64) (*os.File, error) {
+	dir, base := filepath.Split(template)
+	f, err := nameless(o, dir, strings.TrimRight(base, "X")+"*")
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(size); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// nameless makes a new file whose name is gone at once, or, where the system
+// cannot do that, when the file is closed. The last * in pattern stands for what
+// makes the name new.
+func nameless(o opener.Opener, dir, pattern string) (*os.File, error) {
+	before, after := pattern, ""
+	if i := strings.LastIndexByte(pattern, '*'); i >= 0 {
+		before, after = pattern[:i], pattern[i+1:]
+	}
+	for try := 0; ; try++ {
+		name := filepath.Join(dir, before+rand.Text()[:10]+after)
+		f, err := o.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|deleteOnClose, 0o600)
+		if errors.Is(err, fs.ErrExist) && try < 100 {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make a temporary file: %w", err)
+		}
+		if deleteOnClose == 0 {
+			if err := o.Remove(name); err != nil {
+				return nil, errors.Join(fmt.Errorf("take the name from a temporary file: %w", err), f.Close())
+			}
+		}
+		return f, nil
+	}
+}

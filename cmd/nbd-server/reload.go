@@ -1,0 +1,101 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"slices"
+	"strings"
+
+	"nbd.example/nbd/internal/nbdconf"
+	"nbd.example/nbd/server"
+	"nbd.example/nbd/transmission"
+)
+
+// serverConfig is what the server is told of a configuration.
+func (p *program) serverConfig(conf *nbdconf.Config, exports []*server.Export, mode server.TLSMode, t *tls.Config) server.Config {
+	c := server.Config{
+		Exports: exports, TLSMode: mode, TLS: t, AllowList: conf.Generic.AllowList,
+		Transmission: transmission.Config{Workers: conf.Generic.MaxThreads},
+		Logger:       p.log,
+	}
+	if p.flags.File == "" {
+		c.MaxConnections = p.flags.MaxConnections
+	}
+	return c
+}
+
+// reload takes over the configuration as it is now, or nothing of it. It returns
+// the one that is in force.
+func (p *program) reload(s *server.Server, old *nbdconf.Config) *nbdconf.Config {
+	p.notify("RELOADING=1")
+	defer p.notify("READY=1")
+	conf, err := p.tryReload(s)
+	if err != nil {
+		p.logLines(err)
+		p.log.Error("the configuration was not taken over; the earlier one stays in force")
+		return old
+	}
+	p.tellFixed(&old.Generic, &conf.Generic)
+	// What is fixed stays as it was.
+	g := old.Generic
+	g.AllowList, g.ForceTLS, g.MaxThreads = conf.Generic.AllowList, conf.Generic.ForceTLS, conf.Generic.MaxThreads
+	conf.Generic = g
+	return conf
+}
+
+func (p *program) tryReload(s *server.Server) (*nbdconf.Config, error) {
+	conf, problems, err := p.load()
+	if p.logProblems(problems, nbdconf.Error) {
+		return nil, fmt.Errorf("reload: %s has errors", conf.Files[0])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reload: %w", err)
+	}
+	mode, t, err := p.tlsConfig(&conf.Generic)
+	if err != nil {
+		return nil, err
+	}
+	exports, err := p.exports(conf)
+	if err != nil {
+		return nil, err
+	}
+	report, err := s.Reload(p.serverConfig(conf, exports, mode, t))
+	if err != nil {
+		return nil, err
+	}
+	p.log.Info("configuration taken over", reportAttrs(report)...)
+	return conf, nil
+}
+
+// reportAttrs lists what a reload has changed.
+func reportAttrs(r server.Report) (attrs []any) {
+	for _, part := range []struct {
+		name string
+		list []string
+	}{
+		{"added", r.Added}, {"removed", r.Removed}, {"changed", r.Changed},
+		{"pending", r.Pending}, {"healed", r.Healed},
+	} {
+		if len(part.list) > 0 {
+			names := make([]string, len(part.list))
+			for i, n := range part.list {
+				names[i] = fmt.Sprintf("%q", n)
+			}
+			attrs = append(attrs, part.name, strings.Join(names, ","))
+		}
+	}
+	return append(attrs, "kept", len(r.Kept))
+}
+
+// tellFixed says which changes need a restart.
+func (p *program) tellFixed(old, g *nbdconf.Generic) {
+	for key, same := range map[string]bool{
+		"port": old.Port == g.Port, "listenaddr": slices.Equal(old.ListenAddr, g.ListenAddr),
+		"unixsock": old.UnixSock == g.UnixSock, "duallisten": old.DualListen == g.DualListen,
+		"user": old.User == g.User, "group": old.Group == g.Group,
+	} {
+		if !same {
+			p.log.Warn("a change of " + key + " needs a restart of the server")
+		}
+	}
+}

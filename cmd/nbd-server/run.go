@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	"nbd.example/nbd/chain/core"
+	"nbd.example/nbd/internal/daemon"
+	"nbd.example/nbd/internal/nbdconf"
+	"nbd.example/nbd/internal/opener"
+	"nbd.example/nbd/internal/serverflags"
+)
+
+// version is set by the linker for a release.
+var version = "development"
+
+// Exit statuses.
+const (
+	exitOK    = 0
+	exitError = 1 // what was asked for could not be done
+	exitUsage = 2 // the command line cannot be understood
+)
+
+// environment is what the program has of the world, so that tests can give it
+// another one.
+type environment struct {
+	stdin, stdout, stderr *os.File
+	getenv                func(string) string
+	open                  opener.Opener
+}
+
+func systemEnv() *environment {
+	return &environment{
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		getenv: os.Getenv, open: opener.Here(),
+	}
+}
+
+// program is one run.
+type program struct {
+	env   *environment
+	flags *serverflags.Flags
+	logs  *logs
+	log   *slog.Logger
+}
+
+// run is the whole program. It returns the status to exit with.
+func run(ctx context.Context, args []string, env *environment) int {
+	child := daemon.AsChild()
+	flags, err := serverflags.Parse(args)
+	if err != nil {
+		fmt.Fprintf(env.stderr, "nbd-server: %s\n", strings.ReplaceAll(err.Error(), "\n", "\nnbd-server: "))
+		fmt.Fprintln(env.stderr, "nbd-server: --help explains the command line")
+		return exitUsage
+	}
+	p := &program{env: env, flags: flags}
+	if done, status := p.tell(); done {
+		return status
+	}
+	p.logs = newLogs(env, flags)
+	p.log = slog.New(p.logs.handler())
+	if flags.MultiFile {
+		p.log.Error("-m (several files as one) is not supported yet")
+		return exitUsage
+	}
+	if p.printsOnly() {
+		return p.print()
+	}
+	if child == nil && p.wantsBackground() {
+		status, err := daemon.Start(args, env.stderr)
+		if err != nil {
+			p.log.Error(err.Error())
+			return exitError
+		}
+		return status
+	}
+	return p.serve(ctx, child)
+}
+
+// tell answers options that only ask for a text.
+func (p *program) tell() (done bool, status int) {
+	var err error
+	switch {
+	case p.flags.Help:
+		err = serverflags.WriteHelp(p.env.stdout)
+	case p.flags.Version:
+		_, err = fmt.Fprintf(p.env.stdout, "This is nbd-server version %s\n", versionText())
+	case p.flags.Chains:
+		err = core.Registry().WriteHelp(p.env.stdout)
+	default:
+		return false, exitOK
+	}
+	if err != nil {
+		fmt.Fprintf(p.env.stderr, "nbd-server: %v\n", err)
+		return true, exitError
+	}
+	return true, exitOK
+}
+
+// versionText is the version of a release, or what the build says of itself.
+func versionText() string {
+	if info, ok := debug.ReadBuildInfo(); ok && version == "development" && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return version
+}
+
+// wantsBackground tells whether the server leaves the terminal, as the reference
+// does. A service manager that passes sockets, or waits for a message, wants the
+// process that it has started.
+func (p *program) wantsBackground() bool {
+	f := p.flags
+	return daemon.Supported && !f.Foreground && !f.Debug && !f.Inetd &&
+		p.env.getenv("LISTEN_FDS") == "" && p.env.getenv("NOTIFY_SOCKET") == ""
+}
+
+func (p *program) printsOnly() bool {
+	return p.flags.Section != "" || p.flags.Check || p.flags.Dump != ""
+}
+
+// print answers -o, --check-config and --dump-config.
+func (p *program) print() int {
+	if p.flags.Section != "" {
+		return p.printSection()
+	}
+	conf, problems, err := p.load()
+	least := nbdconf.Error
+	if p.flags.Check {
+		least = nbdconf.Unknown
+	}
+	if err != nil {
+		p.log.Error(err.Error())
+	}
+	if p.logProblems(problems, least) || err != nil {
+		return exitError
+	}
+	// What the chains of the exports say is known only to the registry.
+	if _, err := p.exports(conf); err != nil {
+		p.logLines(err)
+		return exitError
+	}
+	switch p.flags.Dump {
+	case "json":
+		err = conf.WriteJSON(p.env.stdout)
+	case "keyfile":
+		err = conf.WriteKeyFile(p.env.stdout)
+	}
+	if err != nil {
+		p.log.Error(err.Error())
+		return exitError
+	}
+	return exitOK
+}
+
+// printSection writes the export of the command line as a section.
+func (p *program) printSection() int {
+	if p.flags.File == "" {
+		p.log.Error("-o needs a complete export on the command line: port and file")
+		return exitUsage
+	}
+	x := p.commandLineExport()
+	x.Name = p.flags.Section
+	if err := x.WriteSection(p.env.stdout); err != nil {
+		p.log.Error(err.Error())
+		return exitError
+	}
+	return exitOK
+}
+
+// logProblems logs all of them, those that are at least as bad as least as
+// errors, and tells whether there was one of these.
+func (p *program) logProblems(problems nbdconf.Problems, least nbdconf.Severity) (bad bool) {
+	for _, x := range problems {
+		level := slog.LevelWarn
+		if x.Severity >= least {
+			level, bad = slog.LevelError, true
+		}
+		p.log.Log(context.Background(), level, x.Error())
+	}
+	return bad
+}
+
+// logLines logs each of the errors that were joined in err.
+func (p *program) logLines(err error) {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) && len(joined.Unwrap()) > 0 {
+		for _, e := range joined.Unwrap() {
+			p.logLines(e)
+		}
+		return
+	}
+	p.log.Error(err.Error())
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"nbd.example/nbd/internal/daemon"
+	"nbd.example/nbd/internal/nbdconf"
+	"nbd.example/nbd/server"
+)
+
+// drainTime bounds the wait for connections to end after the first SIGTERM.
+const drainTime = 30 * time.Second
+
+// serve is the server from start to end.
+func (p *program) serve(ctx context.Context, child *daemon.Child) int {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, append(endSignals, hangup)...)
+	defer signal.Stop(signals)
+	ignoreSignals()
+	p.idleOptions()
+
+	conf, problems, err := p.load()
+	if p.logProblems(problems, nbdconf.Error) || err != nil {
+		if err != nil {
+			p.log.Error(err.Error())
+		}
+		return exitError
+	}
+	if p.flags.Inetd {
+		return p.inetd(ctx, conf, signals)
+	}
+	listeners, err := p.listen(ctx, &conf.Generic)
+	if err != nil {
+		p.log.Error(err.Error())
+		return exitError
+	}
+	removePID, err := p.writePID()
+	if err != nil {
+		closeAll(listeners)
+		p.log.Error(err.Error())
+		return exitError
+	}
+	defer removePID()
+	s, err := p.start(conf)
+	if err != nil {
+		closeAll(listeners)
+		p.logLines(err)
+		return exitError
+	}
+	return p.attend(ctx, s, conf, listeners, child, signals)
+}
+
+// start reads keys, gives up privileges, and opens the exports.
+func (p *program) start(conf *nbdconf.Config) (*server.Server, error) {
+	mode, tlsConfig, err := p.tlsConfig(&conf.Generic)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.dropPrivileges(&conf.Generic); err != nil {
+		return nil, err
+	}
+	exports, err := p.exports(conf)
+	if err != nil {
+		return nil, err
+	}
+	return server.New(p.serverConfig(conf, exports, mode, tlsConfig))
+}
+
+// dropPrivileges becomes the user and the group of the configuration.
+func (p *program) dropPrivileges(g *nbdconf.Generic) error {
+	changed, err := daemon.Drop(g.User, g.Group)
+	if err != nil {
+		pos, _ := g.Where("user")
+		return fmt.Errorf("%s: %w", pos, err)
+	}
+	if !changed && (g.User != "" || g.Group != "") {
+		p.log.Debug("user and group stay as they are: only root can change them", "user", g.User, "group", g.Group)
+	}
+	return nil
+}
+
+// writePID writes the pid file, if one is wanted, and returns what removes it.
+func (p *program) writePID() (remove func(), err error) {
+	if p.flags.PIDFile == "" {
+		return func() {}, nil
+	}
+	f, err := daemon.WritePID(p.env.open.Abs(p.flags.PIDFile))
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		if err := f(); err != nil {
+			p.log.Warn("cannot remove the pid file", "error", err)
+		}
+	}, nil
+}
+
+// attend serves until a signal, or a failure, ends the server.
+func (p *program) attend(ctx context.Context, s *server.Server, conf *nbdconf.Config, listeners []net.Listener, child *daemon.Child, signals <-chan os.Signal) int {
+	failed := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() {
+			if err := s.Serve(l); err != nil {
+				failed <- err
+			}
+		}()
+	}
+	if child != nil {
+		p.logs.toSyslog()
+	}
+	p.log.Info("serving", "exports", len(conf.Exports), "listening", strings.Join(addressTexts(listeners), " "), "pid", os.Getpid())
+	status := exitOK
+	if err := child.Ready(); err != nil {
+		p.log.Error(err.Error())
+		status = exitError
+	}
+	p.notify(readyText(len(conf.Exports)))
+	for status == exitOK {
+		select {
+		case <-ctx.Done():
+			return p.end(s, signals, context.Cause(ctx).Error())
+		case err := <-failed:
+			p.log.Error(err.Error())
+			status = exitError
+		case sig := <-signals:
+			if sig == hangup {
+				conf = p.reload(s, conf)
+				continue
+			}
+			return p.end(s, signals, sig.String())
+		}
+	}
+	p.end(s, signals, "an error")
+	return status
+}
+
+// end drains the server. A second signal cuts what is left.
+func (p *program) end(s *server.Server, signals <-chan os.Signal, why string) int {
+	p.log.Info("shutting down", "why", why)
+	p.notify("STOPPING=1")
+	ctx, cancel := context.WithTimeoutCause(context.Background(), drainTime, fmt.Errorf("not done after %v", drainTime))
+	defer cancel()
+	ctx, cut := context.WithCancelCause(ctx)
+	done := make(chan error, 1)
+	go func() { done <- s.Shutdown(ctx) }()
+	for {
+		select {
+		case err := <-done:
+			cut(nil)
+			if err != nil {
+				p.logLines(err)
+				return exitError
+			}
+			return exitOK
+		case sig := <-signals:
+			if sig != hangup {
+				cut(errors.New("a second signal"))
+			}
+		}
+	}
+}
+
+// inetd serves the one client on standard input.
+func (p *program) inetd(ctx context.Context, conf *nbdconf.Config, signals <-chan os.Signal) int {
+	conn, err := stdinConn(p.env.stdin)
+	if err != nil {
+		p.log.Error(err.Error())
+		return exitError
+	}
+	removePID, err := p.writePID()
+	if err != nil {
+		p.log.Error(err.Error())
+		return exitError
+	}
+	defer removePID()
+	s, err := p.start(conf)
+	if err != nil {
+		conn.Close()
+		p.logLines(err)
+		return exitError
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		for sig := range signals {
+			if sig != hangup {
+				cancel()
+			}
+		}
+	}()
+	status := exitOK
+	if err := s.ServeConn(ctx, conn); err != nil {
+		p.log.Info("the client's connection ended", "why", err)
+	}
+	if err := s.Shutdown(ctx); err != nil {
+		p.logLines(err)
+		status = exitError
+	}
+	return status
+}

@@ -1,0 +1,138 @@
+package serverflags
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Flags is what a command line says.
+type Flags struct {
+	// Listen is the address of the first operand; nil if there is none.
+	Listen *Listen
+	// Inetd says that the port is 0: the client is on standard input.
+	Inetd bool
+	// File is the second operand, a file or a chain; "" if there is none.
+	File string
+	// Size is the third operand in bytes; 0 if there is none.
+	Size int64
+
+	ReadOnly    bool
+	MultiFile   bool
+	CopyOnWrite bool
+	// Config is the configuration file; "" if none was named.
+	Config string
+	// PIDFile is where to write the number of the process; "" for nowhere.
+	PIDFile string
+	// AuthFile is the list of clients; "" if none was named.
+	AuthFile string
+	// Section is the name of the section to print; "" for none.
+	Section        string
+	MaxConnections int
+	// Foreground says that -n was given, Debug that -d was.
+	Foreground bool
+	Debug      bool
+	Version    bool
+	Help       bool
+	Chains     bool
+	Check      bool
+	// Dump is "", "keyfile" or "json".
+	Dump string
+	// LogFormat is "", "text", "logfmt" or "json".
+	LogFormat string
+	// LogLevel is "", "debug", "info", "warn" or "error".
+	LogLevel string
+}
+
+// Listen is where to listen.
+type Listen struct {
+	Host string // an address or a host name; "" for all addresses
+	Port string // a number, or the name of a service
+}
+
+// Option is one option.
+type Option struct {
+	Short byte // 0 for none
+	Long  string
+	Also  string // another long form; "" for none
+	Arg   string // the name of its argument, "" for none, in [] if it may be left out
+	Help  string // a line for --help
+	More  string // what the manual says in addition; "" for nothing
+	// field returns a pointer to where the value goes: *bool, *string or *int.
+	field func(*Flags) any
+	words []string // what the argument may be; nil for anything; the first one is meant if it is left out
+}
+
+// Options is the table of options, in the order of the manual.
+func Options() []Option { return options }
+
+var options = []Option{
+	{Short: 'r', Long: "read-only", Help: "serve the file read-only", field: func(f *Flags) any { return &f.ReadOnly }},
+	{Short: 'm', Long: "multi-file", Help: "serve several files as one (not supported yet)", field: func(f *Flags) any { return &f.MultiFile }},
+	{Short: 'c', Long: "copy-on-write", Help: "keep what a client writes in a diff that is gone when it disconnects", field: func(f *Flags) any { return &f.CopyOnWrite }},
+	{Short: 'C', Long: "config-file", Arg: "FILE", Help: "read this configuration instead of " + DefaultConfig, field: func(f *Flags) any { return &f.Config },
+		More: "The configuration is read, and its exports are served, also if an export is given on the command line. In that case it may be empty or missing: that is the way to have none."},
+	{Short: 'p', Long: "pid-file", Arg: "FILE", Help: "write the number of the process that serves to this file", field: func(f *Flags) any { return &f.PIDFile },
+		More: "The file is there when nbd-server has gone to the background, and is removed when the server ends."},
+	{Short: 'l', Long: "authorize-file", Arg: "FILE", Help: "list of the clients that may connect, instead of " + DefaultAuth, field: func(f *Flags) any { return &f.AuthFile },
+		More: "It is for the export on the command line; the format is that of authfile in nbd-server(5). If the file does not exist, everybody may connect; if it is empty, nobody."},
+	{Short: 'o', Long: "output-config", Arg: "NAME", Help: "print a configuration section for the export on the command line, and exit", field: func(f *Flags) any { return &f.Section }},
+	{Short: 'M', Long: "max-connections", Also: "max-connection", Arg: "N", Help: "how many connections may be open at the same time", field: func(f *Flags) any { return &f.MaxConnections },
+		More: "With an export on the command line it is that export's limit, else that of the whole server."},
+	{Short: 'n', Long: "nodaemon", Help: "stay in the foreground", field: func(f *Flags) any { return &f.Foreground }},
+	{Short: 'd', Long: "dont-fork", Help: "stay in the foreground and log in detail", field: func(f *Flags) any { return &f.Debug },
+		More: "The reference serves only one connection then; this server does not differ from -n --log-level=debug."},
+	{Short: 'V', Long: "version", Help: "print the version and exit", field: func(f *Flags) any { return &f.Version }},
+	{Short: 'h', Long: "help", Help: "print this text and exit", field: func(f *Flags) any { return &f.Help }},
+	{Long: "chains", Help: "list the back ends and layers that a chain is made of, and exit", field: func(f *Flags) any { return &f.Chains }},
+	{Long: "check-config", Help: "report every error in the configuration, open nothing, and exit", field: func(f *Flags) any { return &f.Check },
+		More: "Here, unknown and misplaced keys are errors; a server that starts only warns of them, because the reference passes over them in silence. The exit status is 0 if there are no errors."},
+	{Long: "dump-config", Arg: "[FORMAT]", Help: "print the effective configuration, as keyfile or json, and exit", words: []string{"keyfile", "json"}, field: func(f *Flags) any { return &f.Dump }},
+	{Long: "log-format", Arg: "FORMAT", Help: "text, logfmt or json", words: []string{"text", "logfmt", "json"}, field: func(f *Flags) any { return &f.LogFormat },
+		More: "The default is text. In the background, the log goes to syslog."},
+	{Long: "log-level", Arg: "LEVEL", Help: "debug, info, warn or error", words: []string{"debug", "info", "warn", "error"}, field: func(f *Flags) any { return &f.LogLevel }},
+}
+
+// The files that are meant where none is named.
+const (
+	DefaultConfig = "/etc/nbd-server/config"
+	DefaultAuth   = "/etc/nbd-server/allow"
+)
+
+// Usage is the first line of help.
+const Usage = "nbd-server [option ...] [[address@]port [file [size]]]"
+
+// Forms returns how the option is written, such as "-C FILE, --config-file=FILE".
+func (o Option) Forms() string {
+	long := "--" + o.Long
+	switch {
+	case strings.HasPrefix(o.Arg, "["):
+		long += "[=" + strings.Trim(o.Arg, "[]") + "]"
+	case o.Arg != "":
+		long += "=" + o.Arg
+	}
+	if o.Short == 0 {
+		return long
+	}
+	return strings.TrimSpace(fmt.Sprintf("-%c %s", o.Short, o.Arg)) + ", " + long
+}
+
+// WriteHelp writes the usage text.
+func WriteHelp(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Usage: %s\n\n", Usage)
+	b.WriteString(`Serves files, block devices and memory as network block devices.
+
+  address   an IPv4 or IPv6 address or a host name to listen on; all if left out
+  port      the port to listen on; 0: the client is on standard input (inetd)
+  file      a file, a block device, or a chain such as memory:1G
+  size      how many bytes to serve; may end in k, M, G or T
+
+`)
+	for _, o := range options {
+		fmt.Fprintf(&b, "  %s\n        %s\n", o.Forms(), o.Help)
+	}
+	b.WriteString("\nSee nbd-server(8), and nbd-server(5) for the configuration file.\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}

@@ -1,0 +1,16 @@
+package fault_test
+
+import (
+	"testing"
+
+	"nbd.example/nbd/block"
+	"nbd.example/nbd/block/blocktest"
+	"nbd.example/nbd/layer/fault"
+)
+
+func TestConformance(t *testing.T) {
+	blocktest.RunLayer(t, blocktest.LayerTarget{
+		New:         func(testing.TB) block.Layer { return fault.Layer(nil) },
+		Transparent: true,
+	})
+}

@@ -1,0 +1,241 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+
+	"nbd.example/nbd/block"
+	"nbd.example/nbd/handshake"
+	"nbd.example/nbd/transmission"
+)
+
+// device is the open device of a shared export, with the group of connections
+// that share it. A device that is opened anew has a new group.
+type device struct {
+	*block.Device
+	group *transmission.Group
+}
+
+// export is a row of the server's table. It outlives reloads, and its own
+// removal while connections still hold it. Server.mu guards all but name.
+type export struct {
+	name string
+	cfg  *Export // in force
+	// next takes the place of cfg, and its device that of dev, when users is 0.
+	// Until then nobody new is let in.
+	next *Export
+	dev  *device // nil if the export is private, or could not be opened again
+	// users counts the connections that hold the export.
+	users int
+	// removed exports have no name any more; they wait for users to be 0.
+	removed bool
+	// moving is not nil while somebody closes or opens dev without holding the
+	// mutex, and is closed when that is done. Until then dev belongs to them alone.
+	moving chan struct{}
+}
+
+// fits tells whether the device of e can serve as x.
+func (e *export) fits(x *Export) bool {
+	if e.cfg.Private != x.Private || e.cfg.Settings != x.Settings {
+		return false
+	}
+	return x.Private || e.dev != nil && e.dev.Broken() == nil && x.suits(e.dev.Device) == nil
+}
+
+// lease is a connection's hold on an export.
+type lease struct {
+	e   *export
+	cfg *Export // the policy that the connection began under
+	dev *block.Device
+	// group is nil if dev is the connection's own.
+	group *transmission.Group
+}
+
+// acquire lets a client in to the export that is called name, or says why not,
+// in an error that the handshake package knows. The lease must be released.
+func (s *Server) acquire(ctx context.Context, c Client, name string) (*lease, error) {
+	l, err := s.admit(ctx, c, name)
+	if err != nil {
+		return nil, err
+	}
+	if l.cfg.Private {
+		opened := false
+		defer func() { // also when Open panics
+			if !opened {
+				s.leave(l.e)
+			}
+		}()
+		d, err := l.cfg.open(ctx, c)
+		if err != nil {
+			s.log.Error("cannot open an export for a client", "client", addrText(c.Addr), "export", l.cfg.Name, "error", err)
+			return nil, fmt.Errorf("the export %s cannot be opened; the server's log says why", quote(name))
+		}
+		l.dev, opened = d, true
+	}
+	return l, nil
+}
+
+// admit checks the barriers of an export and counts the client in.
+func (s *Server) admit(ctx context.Context, c Client, name string) (*lease, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		e := s.names[name]
+		switch {
+		case s.closing:
+			return nil, fmt.Errorf("%w", handshake.ErrShutdown)
+		case e == nil:
+			return nil, s.refused(c, name, "there is no such export", handshake.ErrUnknown)
+		case !e.cfg.Allow.Allows(c.Addr):
+			return nil, s.refused(c, name, "the address is not allowed", handshake.ErrUnknown)
+		case e.cfg.RequireTLS && c.TLS == nil:
+			return nil, s.refused(c, name, "the export demands TLS", handshake.ErrTLSRequired)
+		case e.moving == nil:
+			return s.take(e, c, name)
+		}
+		// The device is being replaced while nobody uses it: that is soon done.
+		moved := e.moving
+		s.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+		case <-s.drain.Done():
+		}
+		s.mu.Lock()
+		if ctx.Err() != nil && !s.closing {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// take counts a client in. The caller holds s.mu.
+func (s *Server) take(e *export, c Client, name string) (*lease, error) {
+	switch {
+	case e.next != nil:
+		return nil, s.refused(c, name, "the export is being changed, and waits for its earlier clients to leave", handshake.ErrPolicy)
+	case e.dev == nil && !e.cfg.Private:
+		return nil, s.refused(c, name, "the export is out of order", errOutOfOrder)
+	case e.cfg.MaxConnections > 0 && e.users >= e.cfg.MaxConnections:
+		return nil, s.refused(c, name, fmt.Sprintf("the export has all its %d connections", e.cfg.MaxConnections), handshake.ErrPolicy)
+	}
+	e.users++
+	l := &lease{e: e, cfg: e.cfg}
+	if e.dev != nil {
+		l.dev, l.group = e.dev.Device, e.dev.group
+	}
+	return l, nil
+}
+
+// refused logs why a client was kept out, and returns what the client is told.
+// An address that is not allowed must look like an export that is not there.
+func (s *Server) refused(c Client, name, why string, kind error) error {
+	s.log.Info("client refused", "client", addrText(c.Addr), "export", clip(name), "why", why)
+	if kind == handshake.ErrUnknown {
+		return fmt.Errorf("%w: %s", kind, quote(name))
+	}
+	return fmt.Errorf("%w: %s", kind, why)
+}
+
+// release ends a connection's hold. Nothing may use l.dev any more.
+func (s *Server) release(l *lease) {
+	if l.cfg.Private {
+		s.closeDevice(l.cfg.Name, l.dev)
+	}
+	s.leave(l.e)
+}
+
+func (s *Server) leave(e *export) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.users--
+	s.settle(e)
+}
+
+// settle begins what waits for e to be unused, if it is. A reload that is under
+// way has made its plan by what it saw, and settles all when it is done. The
+// caller holds s.mu.
+func (s *Server) settle(e *export) {
+	if s.replacing || s.closing || e.users > 0 || e.moving != nil || e.next == nil && !e.removed {
+		return
+	}
+	e.moving = make(chan struct{})
+	s.background.Add(1)
+	go s.move(e, e.next)
+}
+
+// move closes the device of e and, if next is not nil, opens that of next. If
+// this fails, the export goes on with what it had.
+func (s *Server) move(e *export, next *Export) {
+	defer s.background.Done()
+	s.closeShared(e.name, e.dev)
+	cfg, dev := e.cfg, (*device)(nil)
+	if next != nil {
+		var err error
+		if dev, err = openShared(s.drain, next); err == nil {
+			cfg = next
+			s.log.Info("export changed", "export", e.name)
+		} else {
+			s.log.Error("cannot open an export with its changed settings, trying the earlier ones", "export", e.name, "error", err)
+			dev = s.reopen(e)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.cfg, e.dev, e.next = cfg, dev, nil
+	if e.removed && s.exports[e.name] == e {
+		delete(s.exports, e.name)
+	}
+	s.moved(e)
+}
+
+// reopen opens the device that e had, or logs why it has none any more. The
+// caller has set e.moving.
+func (s *Server) reopen(e *export) *device {
+	dev, err := openShared(s.drain, e.cfg)
+	if err != nil {
+		s.log.Error("cannot open an export again, it is out of order until the next reload", "export", e.name, "error", err)
+	}
+	return dev
+}
+
+// openShared opens the device that all connections of x share; none if each is
+// to have its own.
+func openShared(ctx context.Context, x *Export) (*device, error) {
+	if x.Private {
+		return nil, nil
+	}
+	d, err := x.open(ctx, Client{})
+	if err != nil {
+		return nil, err
+	}
+	return &device{d, new(transmission.Group)}, nil
+}
+
+// open calls x.Open, and makes an error of whatever may go wrong there.
+func (x *Export) open(ctx context.Context, c Client) (d *block.Device, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			d, err = nil, fmt.Errorf("panic while opening: %v\n%s", v, debug.Stack())
+		}
+	}()
+	if d, err = x.Open(ctx, c); err != nil {
+		return nil, err
+	}
+	if err := x.suits(d); err != nil {
+		return nil, joinClose(err, d)
+	}
+	return d, nil
+}
+
+func (s *Server) closeShared(name string, d *device) {
+	if d != nil {
+		s.closeDevice(name, d.Device)
+	}
+}
+
+func (s *Server) closeDevice(name string, d *block.Device) {
+	if err := d.Close(); err != nil {
+		s.log.Error("closing a device failed", "export", name, "error", err)
+	}
+}

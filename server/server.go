@@ -1,0 +1,202 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"nbd.example/nbd/transmission"
+)
+
+// Errors of a Server.
+var (
+	// ErrClosed is returned for what is asked of a server that is shutting down.
+	ErrClosed = errors.New("the server is shutting down")
+	// ErrCrowded is returned by [Server.ServeConn] for a connection beyond
+	// [Config.MaxConnections].
+	ErrCrowded = errors.New("the server has all its connections")
+
+	errOutOfOrder = errors.New("the export cannot be used")
+)
+
+const (
+	defaultHandshakeTimeout = 30 * time.Second
+	// haggleGrace is how long a client in the handshake may go on while the
+	// server shuts down, to hear NBD_REP_ERR_SHUTDOWN.
+	haggleGrace = time.Second
+	// lingerTimeout bounds the wait for a client to take its last replies.
+	lingerTimeout = 2 * time.Second
+	// cutGrace bounds the wait for connections that were cut.
+	cutGrace = 5 * time.Second
+)
+
+// serveFunc has the form of transmission.Serve.
+type serveFunc func(context.Context, net.Conn, *transmission.Session, *transmission.Config) (transmission.Stats, error)
+
+// Server serves exports. All its methods may be called concurrently.
+type Server struct {
+	log   *slog.Logger
+	serve serveFunc // transmission.Serve, but in tests
+	// patience bounds the wait for connections that were cut; cutGrace, but in tests.
+	patience time.Duration
+	// drain is done when Shutdown begins.
+	drain context.Context
+	stop  context.CancelFunc
+	// reloading is held while the table of exports is replaced, and by Shutdown
+	// before it closes the devices.
+	reloading sync.Mutex
+	// background counts the goroutines that replace devices.
+	background sync.WaitGroup
+
+	mu        sync.Mutex
+	cfg       *Config            // for new connections; never changed, but replaced
+	exports   map[string]*export // by their own names, with the removed ones
+	names     map[string]*export // by all names that clients may use
+	order     []*export          // as configured
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	replacing bool          // a reload is under way
+	crowded   bool          // it was logged that there are too many connections
+	closing   bool          // Shutdown was called
+	empty     chan struct{} // closed when closing is set and conns is empty
+}
+
+// New makes a server and opens the devices of all its exports that share one.
+// If anything is wrong it opens nothing, or closes what it has opened.
+func New(cfg Config) (*Server, error) {
+	s := &Server{
+		log:       cfg.Logger,
+		serve:     transmission.Serve,
+		patience:  cutGrace,
+		exports:   make(map[string]*export),
+		names:     make(map[string]*export),
+		listeners: make(map[net.Listener]struct{}),
+		conns:     make(map[*conn]struct{}),
+		empty:     make(chan struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.drain, s.stop = context.WithCancel(context.Background())
+	if _, err := s.Reload(cfg); err != nil {
+		s.stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+// Shutdown ends the server. It closes the listeners and refuses options with
+// NBD_REP_ERR_SHUTDOWN; each connection answers the requests that it has read,
+// and ends; then the devices are closed. If ctx is done before that, the
+// connections are cut. A device that a connection still uses then, because its
+// back end does not return, is left open, and the error says so. Later calls
+// wait for the first, and may cut connections on their own.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.closing {
+		s.closing = true
+		s.stop()
+		for l := range s.listeners {
+			l.Close()
+		}
+		s.hurryHandshakes()
+		s.checkEmpty()
+	}
+	s.mu.Unlock()
+
+	err := s.await(ctx)
+	// Whoever opens or closes devices now, a reload or a move, has s.drain as
+	// its context.
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	s.background.Wait()
+	return errors.Join(err, s.closeAll())
+}
+
+// hurryHandshakes gives clients in the handshake a moment. The caller holds s.mu.
+func (s *Server) hurryHandshakes() {
+	var cancels []context.CancelFunc
+	for c := range s.conns {
+		if c.cancel != nil {
+			cancels = append(cancels, c.cancel)
+		}
+	}
+	if len(cancels) > 0 {
+		time.AfterFunc(haggleGrace, func() {
+			for _, cancel := range cancels {
+				cancel()
+			}
+		})
+	}
+}
+
+// checkEmpty notes that the last connection of a closing server has gone. The
+// caller holds s.mu.
+func (s *Server) checkEmpty() {
+	if !s.closing || len(s.conns) > 0 {
+		return
+	}
+	select {
+	case <-s.empty:
+	default:
+		close(s.empty)
+	}
+}
+
+// await waits for the connections to end, and cuts them when ctx is done.
+func (s *Server) await(ctx context.Context) error {
+	select {
+	case <-s.empty:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	n := len(s.conns)
+	for c := range s.conns {
+		c.nc.Close()
+	}
+	s.mu.Unlock()
+	if n == 0 {
+		return nil
+	}
+	err := fmt.Errorf("shutting down: %d connections were cut: %w", n, context.Cause(ctx))
+	s.log.Warn("connections cut", "connections", n, "why", context.Cause(ctx))
+	t := time.NewTimer(s.patience)
+	defer t.Stop()
+	select {
+	case <-s.empty:
+	case <-t.C:
+	}
+	return err
+}
+
+// closeAll closes every device that no connection uses.
+func (s *Server) closeAll() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, e := range s.exports {
+		if e.users > 0 {
+			errs = append(errs, fmt.Errorf("export %s: %d connections do not end, the device stays open", quote(e.name), e.users))
+			continue
+		}
+		if e.dev != nil {
+			if err := e.dev.Close(); err != nil {
+				s.log.Error("closing a device failed", "export", e.name, "error", err)
+				errs = append(errs, fmt.Errorf("export %s: closing the device: %w", quote(e.name), err))
+			}
+			e.dev = nil
+		}
+	}
+	return errors.Join(errs...)
+}
