@@ -34,8 +34,8 @@ type Device struct {
 	flushing sync.Mutex   // one flush of the back end at a time
 	begun    atomic.Int64 // the number of the last one that began
 	done     int64        // the number of the last one that succeeded; under flushing
-	once   sync.Once
-	closed error
+	once     sync.Once
+	closed   error
 }
 
 // New makes a Device of b. It is the only place that looks for optional

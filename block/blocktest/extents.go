@@ -88,6 +88,9 @@ func checkExtents(r *run) error {
 			return fmt.Errorf("after\n%s: %w", p.history(), err)
 		}
 	}
+	if err := wholeBlocks(r); err != nil {
+		return err
+	}
 	// To stop in the middle is the caller's right.
 	calls := 0
 	err = d.Extents(r.ctx, 0, d.Size(), 0, func(block.Extent) bool { calls++; return false })
@@ -95,6 +98,34 @@ func checkExtents(r *run) error {
 		return fmt.Errorf("add returned false at once, and was called %d times, error %v", calls, err)
 	}
 	return nil
+}
+
+// wholeBlocks asks the back end itself, of a device of its own: its extents end
+// at borders of blocks.
+func wholeBlocks(r *run) error {
+	b, err := r.x.Open(r.t, r.x.Size)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	c := b.Caps()
+	e, ok := b.(block.Extenter)
+	unit := max(c.BlockSize.Minimum, 1)
+	if !ok || c.Extents == block.None || c.Extents == block.Emulated || c.Size == 0 {
+		return nil
+	}
+	var bad, end int64
+	err = e.Extents(r.ctx, 0, c.Size, 0, func(x block.Extent) bool {
+		if x.Length%unit != 0 {
+			bad = x.Length
+		}
+		end += x.Length
+		return bad == 0 && end < c.Size
+	})
+	if err == nil && bad != 0 {
+		err = fmt.Errorf("the back end has blocks of %d bytes, and an extent of %d that ends at %d", unit, bad, end)
+	}
+	return err
 }
 
 // walk asks from the beginning to the end, from where the last answer ended.

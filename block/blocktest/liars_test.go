@@ -70,6 +70,22 @@ func (saysNothing) Extents(context.Context, int64, int64, block.Flags, func(bloc
 	return nil
 }
 
+type splitsBlocks struct{ *openDisk }
+
+func (l splitsBlocks) Extents(_ context.Context, _, n int64, _ block.Flags, add func(block.Extent) bool) error {
+	if add(block.Extent{Length: 100}) {
+		add(block.Extent{Length: n})
+	}
+	return nil
+}
+
+func (l splitsBlocks) Caps() block.Caps {
+	c := l.openDisk.Caps()
+	c.BlockSize.Minimum = 512
+	c.Size &^= 511
+	return c
+}
+
 type neverFlushes struct{ *openDisk }
 
 func (neverFlushes) Flush(context.Context) error { return nil }
@@ -166,6 +182,7 @@ func TestLiars(t *testing.T) {
 		{"Random", func(o *openDisk) block.Backend { return saysZero{o} }},
 		{"Extents", func(o *openDisk) block.Backend { return saysZero{o} }},
 		{"Extents", func(o *openDisk) block.Backend { return saysNothing{o} }},
+		{"Extents", func(o *openDisk) block.Backend { return splitsBlocks{o} }},
 		{"Levels", func(o *openDisk) block.Backend { return refusesHalfWay{o} }},
 		{"PowerCut", func(o *openDisk) block.Backend { return neverFlushes{o} }},
 		{"PowerCut", func(o *openDisk) block.Backend { return ignoresFUA{o} }},
