@@ -81,6 +81,9 @@ func TestConformance(t *testing.T) {
 	for _, p := range peers {
 		for _, cfg := range []client.Config{{}, {NoExtended: true, NoStructured: true}} {
 			cfg.DialContext = patiently
+			if cfg.NoStructured && p.noStructured {
+				continue // the same once more
+			}
 			t.Run(fmt.Sprintf("%s/simple=%v", p.name, cfg.NoStructured), func(t *testing.T) {
 				blocktest.Run(t, blocktest.Target{
 					Open: func(t testing.TB, size int64) (block.Backend, error) {
@@ -89,7 +92,7 @@ func TestConformance(t *testing.T) {
 						return served{c, stop}, err
 					},
 					SizeUnit: 512,
-					Steps:    400,
+					Steps:    200,
 				})
 			})
 		}

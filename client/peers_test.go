@@ -20,7 +20,7 @@ import (
 type peer struct {
 	name  string
 	start func(t testing.TB, dir, socket string, size int64) *exec.Cmd
-	once bool // it ends with its first connection
+	once  bool // it ends with its first connection
 	// What the version that Debian has lacks.
 	noStructured, noStatus bool
 }

@@ -182,3 +182,26 @@ func FuzzClient(f *testing.F) {
 		}
 	})
 }
+
+// dribble is a connection that delivers one byte at a time.
+type dribble struct{ fed }
+
+func (d *dribble) Read(p []byte) (int, error) { return d.fed.Read(p[:min(1, len(p))]) }
+
+// How the bytes arrive changes nothing, whatever their number: the buffer has to
+// move and to grow in all ways.
+func TestServerByteByByte(t *testing.T) {
+	big := proto.AppendClientFlags(nil, bothFlags)
+	for _, n := range []int{0, 1, 4000, 4064, 4079, 4080, 4081, 8192, 30000, maxData, maxData + 1, 100} {
+		big = proto.AppendOption(big, 77, make([]byte, n))
+	}
+	for i, in := range append(recorded(t, 'C'), big) {
+		whole := &fed{in: bytes.NewReader(in)}
+		single := &dribble{fed{in: bytes.NewReader(in)}}
+		a, err1 := newServer(newShelf()).Negotiate(t.Context(), whole)
+		b, err2 := newServer(newShelf()).Negotiate(t.Context(), single)
+		if !bytes.Equal(whole.out.Bytes(), single.out.Bytes()) || (a == nil) != (b == nil) || (err1 == nil) != (err2 == nil) {
+			t.Errorf("conversation %d: %q, %v at once; %q, %v byte by byte", i, whole.out.Bytes(), err1, single.out.Bytes(), err2)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package proto
 import (
 	"encoding/binary"
 	"fmt"
+	"unicode/utf8"
 )
 
 // Request is the header of a request, compact or extended.
@@ -172,9 +173,16 @@ type ErrorPayload struct {
 }
 
 // AppendErrorPayload appends p as the payload of a chunk of type t. A message
-// longer than [MaxString] is cut.
+// longer than [MaxString] is cut, between two characters: it must stay UTF-8.
 func AppendErrorPayload(b []byte, t ChunkType, p *ErrorPayload) []byte {
-	m := p.Message[:min(len(p.Message), MaxString)]
+	m := p.Message
+	if len(m) > MaxString {
+		n := MaxString
+		for n > MaxString-utf8.UTFMax && !utf8.RuneStart(m[n]) {
+			n--
+		}
+		m = m[:n]
+	}
 	b = binary.BigEndian.AppendUint32(b, uint32(p.Error))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(m)))
 	b = append(b, m...)

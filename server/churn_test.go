@@ -195,3 +195,20 @@ func idle(t *testing.T, addr net.Addr, n int) []net.Conn {
 	}
 	return conns
 }
+
+// BenchmarkConnect is a whole visit: connect, one GO, disconnect.
+func BenchmarkConnect(b *testing.B) {
+	d := newDisk()
+	s := newServer(b, config(row("a", d, "")), d)
+	l, err := net.Listen("unix", b.TempDir()+"/socket")
+	if err != nil {
+		b.Skipf("no unix sockets here: %v", err)
+	}
+	go s.Serve(l)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := visit(l.Addr(), 4); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -54,9 +54,6 @@ func (s *Server) start(nc net.Conn) {
 		nc.Close()
 		return
 	}
-	if err := c.cfg.KeepAlive.apply(nc); err != nil {
-		s.log.Debug("cannot set the options of a connection", "client", c.who(), "error", err)
-	}
 	go c.run(context.Background(), s.drain)
 }
 
@@ -84,7 +81,7 @@ func (s *Server) remove(c *conn, err error) {
 	c.nc.Close()
 	s.mu.Lock()
 	delete(s.conns, c)
-	if limit := s.cfg.MaxConnections; len(s.conns) < limit-limit/4 {
+	if limit := s.cfg.MaxConnections; limit <= 0 || len(s.conns) < limit-limit/4 {
 		s.crowded = false // not at once, so that a log full of this tells of floods, not of a limit that is just reached
 	}
 	s.checkEmpty()
@@ -110,6 +107,9 @@ func (c *conn) run(ctx, drain context.Context) {
 			c.s.remove(c, err)
 		}
 	}()
+	if failed := c.cfg.KeepAlive.apply(c.nc); failed != nil { // not worth ending a connection for
+		c.s.log.Debug("cannot set the options of a connection", "client", c.who(), "error", failed)
+	}
 	var t *talk
 	if t, err = c.negotiate(ctx); err != nil {
 		c.s.log.LogAttrs(context.Background(), handshakeLevel(err), "no export chosen", slog.String("client", c.who()),
@@ -222,20 +222,9 @@ func (c *conn) transmit(ctx context.Context, t *talk) {
 		c.s.remove(c, err)
 	}()
 	session := t.session
+	session.Log = func() *slog.Logger { return c.s.log.With("client", c.who(), "export", l.cfg.Name) }
 	t = nil // nothing of the handshake stays
-	stats, err = c.s.serve(ctx, conn, session, c.transmission(l))
-}
-
-// transmission is the configuration of the transmission phase, with a logger
-// that says whom it is about.
-func (c *conn) transmission(l *lease) *transmission.Config {
-	cfg := &c.cfg.Transmission
-	if cfg.Logger != nil || c.cfg.Logger == nil {
-		return cfg
-	}
-	own := *cfg
-	own.Logger = c.s.log.With("client", c.who(), "export", l.cfg.Name)
-	return &own
+	stats, err = c.s.serve(ctx, conn, session, &c.cfg.Transmission)
 }
 
 // why says for the log how a connection ended.

@@ -51,6 +51,7 @@ type disk struct {
 	opened  int
 	fail    error         // of the next opens
 	flush   error         // of the next flushes
+	bad     error         // of the next closes
 	stall   chan struct{} // not nil: reads wait for it
 	reading chan struct{} // is told of each read that waits
 	closed  chan struct{} // is told of each close
@@ -127,9 +128,10 @@ func (f *diskFile) Flush(context.Context) error {
 func (f *diskFile) Close() error {
 	f.d.mu.Lock()
 	f.d.holders--
+	err := f.d.bad
 	f.d.mu.Unlock()
 	f.d.closed <- struct{}{}
-	return nil
+	return err
 }
 
 // newServer makes a server that is shut down, and then has left nothing open,

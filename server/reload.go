@@ -37,9 +37,11 @@ type Report struct {
 // the next reload, and the error says so. While a device is being replaced, new
 // clients of its export wait.
 //
-// An export that was changed while connections use it cannot be replaced under
-// them; see [Report.Pending]. Its new settings are tried as far as possible:
-// the device is opened and closed again, where "in use" counts as a success.
+// A shared device that was changed while connections use it cannot be replaced
+// under them; see [Report.Pending]. Its new settings are tried as far as possible:
+// the device is opened and closed again, where "in use" counts as a success. The
+// devices of private exports belong to their connections; changed settings hold
+// for the next one.
 //
 // The logger stays what it was in [New].
 func (s *Server) Reload(cfg Config) (Report, error) {
@@ -51,10 +53,7 @@ func (s *Server) Reload(cfg Config) (Report, error) {
 	if s.isClosing() {
 		return Report{}, ErrClosed
 	}
-	next := &Config{
-		Exports: cfg.Exports, TLSMode: cfg.TLSMode, TLS: cfg.TLS, AllowList: cfg.AllowList, MaxConnections: cfg.MaxConnections,
-		HandshakeTimeout: cfg.HandshakeTimeout, KeepAlive: cfg.KeepAlive, Transmission: cfg.Transmission, Logger: cfg.Logger,
-	}
+	next := &cfg
 	next.handshake = s.newHandshake(next)
 	r := &reload{s: s, cfg: next}
 	r.plan()

@@ -342,3 +342,119 @@ func endsWell(t *testing.T, s *Server, d, e *disk) {
 		}
 	}
 }
+
+// slow is an export whose Open says when it begins, and waits until it may go on.
+func slow(name string, d *disk, settings string) (x *Export, begins, goOn chan struct{}) {
+	begins, goOn = make(chan struct{}, 10), make(chan struct{})
+	x = row(name, d, settings)
+	x.Open = func(ctx context.Context, c Client) (*block.Device, error) {
+		begins <- struct{}{}
+		<-goOn
+		return d.open(ctx, c)
+	}
+	return x, begins, goOn
+}
+
+// While a device is being replaced, new clients and other reloads wait for it.
+func TestReloadMakesClientsWait(t *testing.T) {
+	d := newDisk()
+	d.exclusive = true
+	s := newServer(t, config(row("a", d, "1")), d)
+	u := connect(t, s, nil).use("a")
+	x, begins, goOn := slow("a", d, "2")
+	reloaded := make(chan error, 1)
+	reload := func() { _, err := s.Reload(config(x)); reloaded <- err }
+	go reload()
+	wait(t, "probe", begins)
+	goOn <- struct{}{} // the probe finds the disk in use, as expected
+	if err := wait(t, "Reload", reloaded); err != nil {
+		t.Fatal(err)
+	}
+	u.leave()
+	wait(t, "replacement", begins)
+
+	p, gone := connect(t, s, nil), connect(t, s, nil)
+	used := make(chan error, 1)
+	go func() { _, err := p.c.Go(testContext(t), "a"); used <- err }()
+	go gone.c.Go(testContext(t), "a")
+	go reload()
+	gone.nc.Close() // who goes away while it waits is not counted
+	select {
+	case err := <-used:
+		t.Errorf("a client did not wait: %v", err)
+	case err := <-reloaded:
+		t.Errorf("a reload did not wait: %v", err)
+	default:
+	}
+	close(goOn)
+	if err := wait(t, "client", used); err != nil {
+		t.Error(err)
+	}
+	if err := wait(t, "Reload", reloaded); err != nil {
+		t.Error(err)
+	}
+	p.nc.Close()
+	wait(t, "end", p.end)
+	wait(t, "end", gone.end)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.exports["a"].users; n != 0 {
+		t.Errorf("%d users are left", n)
+	}
+}
+
+// A client that comes while the new device is being opened still gets the old
+// one, and the change waits for it.
+func TestReloadOvertaken(t *testing.T) {
+	for _, exclusive := range []bool{false, true} {
+		t.Run(fmt.Sprint("exclusive ", exclusive), func(t *testing.T) {
+			d := newDisk()
+			d.exclusive = exclusive
+			s := newServer(t, config(row("a", d, "1")), d)
+			x, begins, goOn := slow("a", d, "2")
+			reloaded := make(chan Report, 1)
+			go func() {
+				r, err := s.Reload(config(x))
+				if err != nil {
+					t.Errorf("Reload: %v", err)
+				}
+				reloaded <- r
+			}()
+			wait(t, "open", begins)
+			u := connect(t, s, nil).use("a")
+			close(goOn)
+			if r := wait(t, "Reload", reloaded); !reflect.DeepEqual(r, Report{Pending: []string{"a"}}) {
+				t.Errorf("report %+v", r)
+			}
+			u.works()
+			d.expect(t, 1, map[bool]int{false: 2, true: 1}[exclusive])
+			u.leave()
+			connect(t, s, nil).use("a").leave()
+			d.expect(t, 1, map[bool]int{false: 3, true: 2}[exclusive])
+		})
+	}
+}
+
+// The last client leaves while a reload is under way that was planned with it.
+func TestReloadLeftMeanwhile(t *testing.T) {
+	d, e := newDisk(), newDisk()
+	s := newServer(t, config(row("a", d, "1"), row("b", e, "1")), d, e)
+	u, v := connect(t, s, nil).use("a"), connect(t, s, nil).use("b")
+	reloadTo(t, s, Report{Pending: []string{"a"}, Removed: []string{"b"}}, row("a", d, "2"))
+	d.expect(t, 1, 2)
+	x, begins, goOn := slow("a", d, "3")
+	reloaded := make(chan error, 1)
+	go func() { _, err := s.Reload(config(x)); reloaded <- err }()
+	wait(t, "probe", begins)
+	u.leave() // does not bring in "2" under the reload to "3"
+	v.leave()
+	d.expect(t, 1, 2)
+	close(goOn)
+	if err := wait(t, "Reload", reloaded); err != nil {
+		t.Fatal(err)
+	}
+	connect(t, s, nil).use("a").leave()
+	d.expect(t, 1, 4) // the probe, and "3"
+	reloadTo(t, s, Report{Kept: []string{"a"}}, row("a", d, "3"))
+	wait(t, "close of b", e.closed)
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 
@@ -166,5 +167,26 @@ func TestShutdownDuringReload(t *testing.T) {
 	}
 	if err := wait(t, "Shutdown", down); err != nil {
 		t.Errorf("Shutdown: %v", err)
+	}
+}
+
+// Errors of closing are logged, and those of Shutdown returned.
+func TestCloseErrors(t *testing.T) {
+	d, own := newDisk(), newDisk()
+	d.bad, own.bad = errors.New("cannot let go"), errors.New("cannot let go")
+	var log logBuffer
+	private := row("private", own, "")
+	private.Private = true
+	s, err := New(Config{Exports: []*Export{row("a", d, "1"), private}, Logger: log.logger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	connect(t, s, nil).use("private").leave()
+	reloadTo(t, s, Report{Changed: []string{"a"}, Removed: []string{"private"}}, row("a", d, "2"))
+	if err := s.Shutdown(testContext(t)); err == nil || !strings.Contains(err.Error(), `export "a": closing the device: cannot let go`) {
+		t.Errorf("Shutdown: %v", err)
+	}
+	if l := log.lines("closing a device failed"); len(l) != 3 {
+		t.Errorf("log: %q", l)
 	}
 }

@@ -20,8 +20,7 @@ func orDefault[T int | time.Duration](v, def T) T {
 	return v
 }
 
-// apply sets the options of a TCP connection, and does nothing to others. An
-// error is not worth ending a connection for.
+// apply sets the options of a TCP connection, and does nothing to others.
 func (k *KeepAlive) apply(conn net.Conn) error {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {

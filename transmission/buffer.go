@@ -38,6 +38,24 @@ func getBuffer(n int) *buffer {
 	return &buffer{make([]byte, n), -1}
 }
 
+// size returns how much memory b takes, in bytes. That of nil is 0.
+func (b *buffer) size() int {
+	if b == nil {
+		return 0
+	}
+	return cap(b.b)
+}
+
+// bufferSize returns how much memory getBuffer(n) takes, in bytes.
+func bufferSize(n int) int {
+	for _, size := range classes {
+		if n <= size {
+			return size
+		}
+	}
+	return n
+}
+
 func (b *buffer) put() {
 	if b != nil && b.class >= 0 {
 		pools[b.class].Put(b)

@@ -34,7 +34,10 @@ func (c *conn) check(r *proto.Request) *refusal {
 		if r.Offset > size {
 			return refuse(proto.EINVAL, "the status at %d is beyond the export's %d bytes", r.Offset, size)
 		}
-		return nil // the length is in the payload, and checked there
+		if n := 8 + 4*uint64(len(c.s.Contexts)); r.Length < 8 || r.Length > n {
+			return refuse(proto.EINVAL, "a block status filter of %d bytes, not 8 to %d", r.Length, n)
+		}
+		return nil // the length of the effect is in the payload, and checked there
 	}
 	if r.Offset > size || r.Length > size-r.Offset {
 		if r.Command == proto.CmdWrite || r.Command == proto.CmdWriteZeroes {

@@ -35,8 +35,9 @@ type conn struct {
 	fd     int // of the socket below conn, for asking whether its peer is there; -1 if none
 	in     input
 	out    output
-	gone   chan struct{} // closed when Serve returns
-	number int32         // in the group
+	quiet  chan struct{}   // closed when nothing of this connection will change the device any more
+	drain  <-chan struct{} // closed when the server shuts down
+	number int32           // in the group
 
 	style     style
 	size      int64
@@ -46,14 +47,18 @@ type conn struct {
 	inPlace   bool   // the device has a fast path
 
 	batch   batch    // the reader's answers
-	making  *request // the change that the reader is at
+	making  *request // the request whose payload the reader is at
+	owed    bool     // the reader's last request is in pending, and nobody answers it yet
+	settled bool     // quiet is closed
 	fenced  bool     // siblings were looked at since the last read
 	stats   Stats    // the reader's
 	wstats  workerStats
 	pending atomic.Int64 // requests whose answer has not been sent
 	held    atomic.Int64 // bytes of answers, ready or to be
 	taken   atomic.Int64 // bytes of payloads that wait for a worker
+	changes atomic.Int64 // changes that wait for a worker, or have one
 	waiting atomic.Bool  // the reader waits for one of these to fall
+	hurry   atomic.Bool  // the peer has hung up, and siblings wait for what it left to be read
 
 	mu       sync.Mutex
 	cond     sync.Cond
@@ -67,7 +72,7 @@ type conn struct {
 type workerStats struct{ errors, read, written atomic.Uint64 }
 
 func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
-	c := &conn{s: s, dev: s.Device, group: s.Group, net: nc, raw: plainSocket(nc), gone: make(chan struct{})}
+	c := &conn{s: s, dev: s.Device, group: s.Group, net: nc, raw: plainSocket(nc), quiet: make(chan struct{}), drain: ctx.Done()}
 	c.fd = descriptor(nc)
 	if cfg != nil {
 		c.cfg = *cfg
@@ -114,9 +119,6 @@ func (c *Config) fill() {
 	case c.StuckTimeout < 0:
 		c.StuckTimeout = 0
 	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
 }
 
 // run reads and answers until the connection is over, then waits for what was
@@ -129,13 +131,35 @@ func (c *conn) run(ctx context.Context) (err error) {
 		err = ErrDraining
 	}
 	c.abandon()
+	if c.owed { // the reader ended in the middle of it
+		c.owed = false
+		c.pending.Add(-1)
+	}
 	if len(c.batch.segs) > 0 || c.batch.cur != nil {
 		c.flush()
 	}
+	c.await(func() bool { return c.changes.Load() == 0 })
+	c.settle()
 	c.await(func() bool { return c.pending.Load() == 0 })
 	c.in.r = c.in.w
 	c.in.rest()
 	return c.verdict(err)
+}
+
+// settle lets those go on that wait in the fence. A peer that does not take its
+// answers keeps nobody there.
+func (c *conn) settle() {
+	if !c.settled {
+		c.settled = true
+		close(c.quiet)
+	}
+}
+
+func (c *conn) log() *slog.Logger {
+	if c.s.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.s.Log()
 }
 
 // recovered makes an error of a panic: a fault in one connection ends that
@@ -143,7 +167,7 @@ func (c *conn) run(ctx context.Context) (err error) {
 func (c *conn) recovered(err *error) {
 	if p := recover(); p != nil {
 		*err = fmt.Errorf("%w: %v", ErrPanic, p)
-		c.cfg.Logger.Error("panic while serving a request; the connection ends", "panic", p, "stack", string(debug.Stack()))
+		c.log().Error("panic while serving a request; the connection ends", "panic", p, "stack", string(debug.Stack()))
 	}
 }
 
@@ -160,6 +184,8 @@ func (c *conn) verdict(err error) error {
 		return sending
 	case err == nil || errors.Is(err, ErrDraining):
 		return err
+	case sending != nil && errors.Is(err, os.ErrDeadlineExceeded): // by which the output woke the reader
+		return sending
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe):
 		return ErrHungUp
 	}

@@ -1,6 +1,7 @@
 package transmission
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -30,6 +31,8 @@ type Group struct {
 	count   atomic.Int32
 	dying   []*conn // that the server itself is cutting
 	watch   watch   // tells whose peer has hung up; only while there are several members
+
+	limit time.Duration // instead of fenceLimit, if not 0
 }
 
 // fenceLimit is how long a newcomer waits for the dead.
@@ -69,7 +72,7 @@ func (g *Group) leave(c *conn) {
 		g.watch.close()
 	}
 	g.mu.Unlock()
-	close(c.gone)
+	c.settle()
 }
 
 // dead returns the members but c that are dying, or whose peers have hung up;
@@ -77,7 +80,7 @@ func (g *Group) leave(c *conn) {
 func (g *Group) dead(c *conn) (dead []*conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, number := range g.watch.hungUp() {
+	for _, number := range g.watch.hungUp(len(g.members)) {
 		switch m := g.members[number]; m {
 		case nil:
 		case c:
@@ -112,13 +115,18 @@ func (c *conn) fence() error {
 		return nil
 	}
 	c.flush()
-	limit := time.NewTimer(fenceLimit)
+	patience := cmp.Or(c.group.limit, fenceLimit)
+	limit := time.NewTimer(patience)
 	defer limit.Stop()
 	for _, d := range dead {
+		d.hurry.Store(true)
+		d.wake()
 		select {
-		case <-d.gone:
+		case <-d.quiet:
+		case <-c.drain:
+			return ErrDraining
 		case <-limit.C:
-			return fmt.Errorf("%w after %v", ErrFenced, fenceLimit)
+			return fmt.Errorf("%w after %v", ErrFenced, patience)
 		}
 	}
 	return nil

@@ -8,8 +8,8 @@ import "golang.org/x/sys/unix"
 type watch struct {
 	fd     int // valid if open
 	open   bool
-	events [32]unix.EpollEvent
-	found  [32]int32
+	events []unix.EpollEvent
+	found  []int32
 }
 
 func (w *watch) add(c *conn) {
@@ -19,7 +19,7 @@ func (w *watch) add(c *conn) {
 	if !w.open {
 		fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 		if err != nil {
-			c.cfg.Logger.Warn("dead connections of this export cannot be told from live ones", "error", err)
+			c.log().Warn("dead connections of this export cannot be told from live ones", "error", err)
 			return
 		}
 		w.fd, w.open = fd, true
@@ -41,18 +41,22 @@ func (w *watch) close() {
 	}
 }
 
-// hungUp returns the numbers of some of those that have hung up. The slice is
-// w's own.
-func (w *watch) hungUp() []int32 {
+// hungUp returns the numbers of those of n members that have hung up. The slice
+// is w's own.
+func (w *watch) hungUp(n int) []int32 {
 	if !w.open {
 		return nil
 	}
-	n, err := unix.EpollWait(w.fd, w.events[:], 0)
+	if n > len(w.events) { // so that there is room for all
+		w.events = make([]unix.EpollEvent, 2*n)
+	}
+	k, err := unix.EpollWait(w.fd, w.events, 0)
 	for err == unix.EINTR {
-		n, err = unix.EpollWait(w.fd, w.events[:], 0)
+		k, err = unix.EpollWait(w.fd, w.events, 0)
 	}
-	for i := range n {
-		w.found[i] = w.events[i].Fd
+	w.found = w.found[:0]
+	for i := range max(k, 0) {
+		w.found = append(w.found, w.events[i].Fd)
 	}
-	return w.found[:n]
+	return w.found
 }

@@ -6,7 +6,7 @@ package transmission
 // end.
 type watch struct{}
 
-func (*watch) add(*conn)       {}
-func (*watch) remove(*conn)    {}
-func (*watch) close()          {}
-func (*watch) hungUp() []int32 { return nil }
+func (*watch) add(*conn)          {}
+func (*watch) remove(*conn)       {}
+func (*watch) close()             {}
+func (*watch) hungUp(int) []int32 { return nil }

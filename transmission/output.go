@@ -2,6 +2,7 @@ package transmission
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -49,6 +50,7 @@ type output struct {
 	write    func(fd uintptr) bool // writable, bound once
 
 	bytes atomic.Uint64
+	dead  atomic.Bool // err is set
 }
 
 // init binds the steps once, so that sending takes no memory.
@@ -193,15 +195,16 @@ func (o *output) discard(segs []segment) {
 
 // fail throws away all that is not sent, and all that will come. Only the owner
 // calls it. A peer that has hung up may have left requests, which are still
-// read; if the fault is ours, or the peer is stuck, the reader is woken to end.
+// read; after any other fault the reader is woken to end.
 func (o *output) fail(err error) {
-	if errors.Is(err, errSpan) || errors.Is(err, errStuck) {
+	if !peerLeft(err) {
 		o.conn.SetReadDeadline(time.Unix(1, 0))
 	}
 	o.mu.Lock()
 	if o.err == nil {
 		o.err = err
 	}
+	o.dead.Store(true)
 	queue := o.queue
 	o.queue = nil
 	o.mu.Unlock()
@@ -218,8 +221,14 @@ func (o *output) kill(err error) {
 	if o.err == nil {
 		o.err = err
 	}
+	o.dead.Store(true)
 	o.mu.Unlock()
 	o.conn.SetDeadline(time.Unix(1, 0))
+}
+
+// peerLeft tells an error that says that the peer has hung up.
+func peerLeft(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrClosedPipe)
 }
 
 // failure returns why nothing more is sent, or nil.

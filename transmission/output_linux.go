@@ -48,7 +48,7 @@ func (o *output) stepBytes(fd uintptr) error {
 			more = unix.MSG_MORE // the header and its data belong together
 			break
 		}
-		o.vec.iov[count].Base = &s.buf.b[s.lo]
+		o.vec.iov[count].Base = unsafe.SliceData(s.buf.b[s.lo:s.hi]) // hi may be beyond b's length
 		o.vec.iov[count].SetLen(s.hi - s.lo)
 		count++
 	}
@@ -88,11 +88,22 @@ func (o *output) stepSpan(fd uintptr) error {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
 			return syscall.EAGAIN
-		case err == unix.EPIPE, err == unix.ECONNRESET, err == unix.ENOTCONN:
-			return err // the peer's doing, not the file's
+		case err != nil && ofSocket(err):
+			return err // not the file's doing
 		default:
 			o.avoid(s.span)
 			return errSpan
 		}
 	}
+}
+
+// ofSocket tells the errors that a call which moves bytes from a file to a
+// socket has because of the socket.
+func ofSocket(err error) bool {
+	switch err {
+	case unix.EPIPE, unix.ECONNRESET, unix.ECONNABORTED, unix.ENOTCONN, unix.ETIMEDOUT, unix.ENOBUFS,
+		unix.EHOSTUNREACH, unix.EHOSTDOWN, unix.ENETUNREACH, unix.ENETDOWN, unix.ENETRESET:
+		return true
+	}
+	return false
 }

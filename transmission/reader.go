@@ -102,9 +102,10 @@ func (c *conn) readOne(need int) error {
 func (c *conn) admitOne() {
 	if c.pending.Load() >= int64(c.cfg.MaxRequests) {
 		c.flush()
-		c.await(func() bool { return c.pending.Load() < int64(c.cfg.MaxRequests) })
+		c.await(func() bool { return c.pending.Load() < int64(c.cfg.MaxRequests) || c.hurry.Load() })
 	}
 	c.pending.Add(1)
+	c.owed = true
 }
 
 // drop drains the payload of a refused request.
@@ -125,6 +126,7 @@ func (c *conn) drop(n uint64) error {
 func (c *conn) done(r *proto.Request) {
 	c.batch.commit(c.style.appendDone(c.batch.room(maxHeader)[:0], r))
 	c.batch.requests++
+	c.owed = false
 }
 
 // refuse answers r with an error.
@@ -133,6 +135,7 @@ func (c *conn) refuse(r *proto.Request, bad *refusal) {
 	n := maxHeader + len(bad.text)
 	c.batch.commit(c.style.appendError(c.batch.room(n)[:0], r, bad.errno, bad.text, nil))
 	c.batch.requests++
+	c.owed = false
 }
 
 // maxHeader is more than any reply has besides its data and texts.
@@ -148,14 +151,17 @@ func (c *conn) readCommand(r *proto.Request) error {
 	if c.inPlace && c.alone() {
 		// Nobody waits behind a client that asks one thing at a time, and
 		// to wait here costs half of what a worker costs.
-		c.held.Add(int64(r.Length))
-		q.held = int(r.Length)
+		q.held = answerSize(r.Length)
+		c.held.Add(int64(q.held))
 		c.carryOut(q)
 		return nil
 	}
 	c.deferRead(q)
 	return nil
 }
+
+// answerSize is what the answer to a read of n bytes takes, in bytes of memory.
+func answerSize(n uint64) int { return bufferSize(maxHeader + int(n)) }
 
 // alone reports whether the request at hand is the only one.
 func (c *conn) alone() bool {
@@ -181,6 +187,7 @@ func (c *conn) readCopy(r *proto.Request, n int) bool {
 	c.style.appendData(p[:0], r, r.Offset, n, proto.ReplyFlagDone)
 	c.batch.commit(p)
 	c.batch.requests++
+	c.owed = false
 	return true
 }
 
@@ -197,6 +204,7 @@ func (c *conn) readSpan(r *proto.Request) bool {
 	c.batch.commit(c.style.appendData(p, r, r.Offset, int(r.Length), 0))
 	if c.style == simple {
 		c.batch.span(s, 1)
+		c.owed = false
 	} else {
 		// The chunk with the data must not be the last while its transmission
 		// can still fail. proto.md, "Structured reply chunk message".
@@ -208,7 +216,7 @@ func (c *conn) readSpan(r *proto.Request) bool {
 
 // deferRead hands a read to the workers as soon as there is room for its answer.
 func (c *conn) deferRead(q *request) {
-	q.held = int(q.Length)
+	q.held = answerSize(q.Length)
 	c.mu.Lock()
 	c.deferred.push(q)
 	c.waits.Add(1)

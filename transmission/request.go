@@ -21,7 +21,8 @@ type request struct {
 	// missing counts what must happen before a worker may take the request: its
 	// payload must be there, and older changes that it overlaps must have ended.
 	missing atomic.Int32
-	// void says that the payload never came: nothing is to be done.
+	// void says that the payload never came: nothing is to be done, or answered.
+	// Who has had no answer sends it again; an error would be the last word.
 	void   bool
 	answer answer
 	next   *request // in a list
@@ -29,6 +30,7 @@ type request struct {
 
 var requests sync.Pool // of *request
 
+// newRequest takes over the answer to the reader's last request.
 func newRequest(c *conn, h *proto.Request) *request {
 	r, _ := requests.Get().(*request)
 	if r == nil {
@@ -37,19 +39,19 @@ func newRequest(c *conn, h *proto.Request) *request {
 	}
 	r.Request, r.c = *h, c
 	r.missing.Store(1)
+	c.owed = false
 	return r
 }
 
-// order puts a change behind the older ones that it overlaps, and reports
-// whether there are none.
-func (r *request) order() bool {
+// order puts a change behind the older ones that it overlaps: then their end is
+// missing too.
+func (r *request) order() {
 	r.ordered = true
+	r.c.changes.Add(1)
 	r.missing.Store(2)
-	if !r.c.group.changes.Add(&r.entry, int64(r.Offset), int64(r.Length)) {
-		return false
+	if r.c.group.changes.Add(&r.entry, int64(r.Offset), int64(r.Length)) {
+		r.missing.Add(-1)
 	}
-	r.missing.Add(-1)
-	return true
 }
 
 // arrived is called once for each thing that was missing.
@@ -64,6 +66,8 @@ func (r *request) end() {
 	if r.ordered {
 		r.c.group.changes.Remove(&r.entry)
 		r.ordered = false
+		r.c.changes.Add(-1)
+		r.c.wake()
 	}
 	r.payload.put()
 	r.payload = nil

@@ -22,8 +22,10 @@ func isPanic(err error) bool { return errors.Is(err, ErrPanic) }
 // conn may be any net.Conn. The kernel's own sockets are used without a copy
 // where possible; others, such as TLS, are read and written as streams.
 func Serve(ctx context.Context, conn net.Conn, s *Session, cfg *Config) (Stats, error) {
-	c := newConn(ctx, conn, s, cfg)
-	var err error
+	return newConn(ctx, conn, s, cfg).serve(ctx)
+}
+
+func (c *conn) serve(ctx context.Context) (st Stats, err error) {
 	if !c.readOnly {
 		c.group.join(c)
 		defer c.group.leave(c)
@@ -32,7 +34,7 @@ func Serve(ctx context.Context, conn net.Conn, s *Session, cfg *Config) (Stats, 
 	if err == nil {
 		err = c.run(ctx)
 	}
-	st := c.stats
+	st = c.stats
 	st.Errors += c.wstats.errors.Load()
 	st.BytesRead += c.wstats.read.Load()
 	st.BytesWritten += c.wstats.written.Load()

@@ -24,6 +24,9 @@ type Session struct {
 	// MinBlock is the minimum block size that the client was told, in bytes; 0
 	// or 1 if any request is served. Others get EINVAL.
 	MinBlock uint32
+	// Log returns what takes the few things that a connection has to say. It is
+	// called when there is something. Nil discards it.
+	Log func() *slog.Logger
 	// Early holds bytes that the client sent behind its last option.
 	Early []byte
 }
@@ -46,8 +49,6 @@ type Config struct {
 	// StuckTimeout ends a connection whose client has taken nothing of what is
 	// ready for it for so long. 0 means 15 minutes, below 0 never.
 	StuckTimeout time.Duration
-	// Logger takes what a connection has to say. Nil discards it.
-	Logger *slog.Logger
 }
 
 // Stats is what a connection has done.

@@ -22,7 +22,7 @@ func (c *conn) blockStatus(q *request, a *answer) error {
 		}
 		length, contexts = f.Length, chosen
 	}
-	if length == 0 || length > uint64(c.size)-q.Offset {
+	if (q.Offset|length)&c.alignMask != 0 || length == 0 || length > uint64(c.size)-q.Offset {
 		return &badRequest{proto.EINVAL, fmt.Sprintf("the status of %d bytes at %d of the export's %d", length, q.Offset, c.size)}
 	}
 	var extents []block.Extent

@@ -1,8 +1,6 @@
 package transmission
 
 import (
-	"fmt"
-
 	"nbd.example/nbd/block"
 	"nbd.example/nbd/proto"
 )
@@ -13,10 +11,11 @@ func (c *conn) dispatch(r *proto.Request) error {
 		newRequest(c, r).arrived()
 		return nil
 	}
-	q, _, err := c.change(r)
-	if err != nil {
+	if err := c.fence(); err != nil {
 		return err
 	}
+	q := newRequest(c, r)
+	q.order()
 	q.arrived()
 	return nil
 }
@@ -53,6 +52,11 @@ func (c *conn) work() {
 
 // carryOut runs one request and sends its answer.
 func (c *conn) carryOut(q *request) {
+	// What nobody waits for any more is not done, unless it changes the device.
+	if q.void || c.out.dead.Load() && !changes(q.Command) {
+		c.skip(q)
+		return
+	}
 	a := &q.answer
 	a.style = c.style
 	if err := c.attempt(q, a); err != nil {
@@ -63,18 +67,28 @@ func (c *conn) carryOut(q *request) {
 		a.fail(q, err)
 		c.wstats.errors.Add(1)
 	}
-	taken := 0
-	if q.payload != nil {
-		taken = len(q.payload.b)
-	}
-	q.end() // before the answer: who has it may send an overlapping change at once
+	c.finish(q) // before the answer: who has it may send an overlapping change at once
+	c.out.send(a.take(q.held))
+	clear(a.segs)
+	a.segs = a.segs[:0]
+	q.free()
+}
+
+// skip ends a request without an answer.
+func (c *conn) skip(q *request) {
+	c.finish(q)
+	c.sent(1, q.held)
+	q.free()
+}
+
+// finish gives back what a request has held, but for the room for its answer.
+func (c *conn) finish(q *request) {
+	taken := q.payload.size()
+	q.end()
 	if taken > 0 {
 		c.taken.Add(-int64(taken))
 		c.wake()
 	}
-	c.out.send(a.take(q.held))
-	a.segs = a.segs[:0]
-	q.free()
 }
 
 // attempt is perform, with a panic as an error.
@@ -85,9 +99,6 @@ func (c *conn) attempt(q *request, a *answer) (err error) {
 
 // perform carries q out and writes its answer to a. An error is not answered yet.
 func (c *conn) perform(q *request, a *answer) error {
-	if q.void {
-		return errNoPayload
-	}
 	off, n := int64(q.Offset), int64(q.Length)
 	var err error
 	switch q.Command {
@@ -113,8 +124,6 @@ func (c *conn) perform(q *request, a *answer) error {
 	}
 	return err
 }
-
-var errNoPayload = fmt.Errorf("the payload did not come")
 
 func blockFlags(f proto.CommandFlags) (b block.Flags) {
 	if f&proto.CmdFlagFUA != 0 {

@@ -2,26 +2,17 @@ package transmission
 
 import "nbd.example/nbd/proto"
 
-// change begins a request that changes the device: it waits for connections
-// that are dead and not done, and takes its place among the other changes.
-func (c *conn) change(r *proto.Request) (q *request, now bool, err error) {
-	if err := c.fence(); err != nil {
-		return nil, false, err
-	}
-	q = newRequest(c, r)
-	return q, q.order(), nil
-}
-
 // writeCommand carries out a write in place if it can, or collects its payload
-// for a worker.
+// for a worker. A write takes its place among the other changes when its payload
+// is there: a client that stops in the middle of one keeps nobody waiting.
 func (c *conn) writeCommand(r *proto.Request) error {
-	q, now, err := c.change(r)
-	if err != nil {
+	if err := c.fence(); err != nil {
 		return err
 	}
+	q := newRequest(c, r)
 	c.making = q
 	switch {
-	case !now || !c.inPlace || r.Flags&proto.CmdFlagFUA != 0 || c.dev.Broken() != nil:
+	case !c.inPlace || r.Flags&proto.CmdFlagFUA != 0 || c.dev.Broken() != nil:
 		return c.collect(q)
 	case r.Length <= wholeWrite:
 		return c.writeWhole(q)
@@ -34,8 +25,17 @@ func (c *conn) written(q *request) {
 	c.stats.BytesWritten += q.Length
 	c.done(&q.Request)
 	c.making = nil
-	q.end()
 	q.free()
+}
+
+// writeNow writes p in place, unless older changes are in the way or it would
+// have to wait.
+func (c *conn) writeNow(q *request, p []byte, off uint64) bool {
+	if !c.group.changes.TryAdd(&q.entry, int64(off), int64(len(p))) {
+		return false
+	}
+	defer c.group.changes.Remove(&q.entry)
+	return c.dev.TryWrite(p, int64(off))
 }
 
 // writeWhole waits for all of a short payload and writes it.
@@ -46,7 +46,7 @@ func (c *conn) writeWhole(q *request) error {
 			return err
 		}
 	}
-	if !c.dev.TryWrite(c.in.unread()[:n], int64(q.Offset)) {
+	if !c.writeNow(q, c.in.unread()[:n], q.Offset) {
 		return c.collect(q)
 	}
 	c.in.skip(n)
@@ -69,7 +69,7 @@ func (c *conn) writeStream(q *request) error {
 			}
 			continue
 		}
-		if !c.dev.TryWrite(p[:n], int64(at)) {
+		if !c.writeNow(q, p[:n], at) {
 			return c.collect(q)
 		}
 		c.in.skip(int(n))
@@ -80,18 +80,19 @@ func (c *conn) writeStream(q *request) error {
 }
 
 // collect reads what is left of q's payload into memory and leaves q to the
-// workers.
+// workers. If that fails, q is left in c.making.
 func (c *conn) collect(q *request) error {
 	c.making = q
 	n := int(q.Length - q.done)
+	size := int64(bufferSize(n))
 	if free := func() bool {
 		t := c.taken.Load()
-		return t == 0 || t+int64(n) <= int64(c.cfg.MaxBuffered)
+		return t == 0 || t+size <= int64(c.cfg.MaxBuffered)
 	}; !free() {
 		c.flush()
 		c.await(free)
 	}
-	c.taken.Add(int64(n))
+	c.taken.Add(size)
 	q.payload = getBuffer(n)
 	p := q.payload.b
 	k := copy(p, c.in.unread())
@@ -105,6 +106,9 @@ func (c *conn) collect(q *request) error {
 		k += m
 	}
 	c.making = nil
+	if changes(q.Command) {
+		q.order()
+	}
 	q.arrived()
 	return nil
 }

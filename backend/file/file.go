@@ -44,6 +44,8 @@ type Config struct {
 	Force bool
 	// Open opens files. Nil means os.OpenFile.
 	Open func(name string, flag int, perm fs.FileMode) (*os.File, error)
+	// Stat says what kind of file it is, before it is opened. Nil means os.Stat.
+	Stat func(name string) (fs.FileInfo, error)
 }
 
 // File is a back end on one open file. Its methods may be called concurrently.
@@ -71,6 +73,9 @@ func Open(c Config) (*File, error) {
 	if c.Open == nil {
 		c.Open = os.OpenFile
 	}
+	if c.Stat == nil {
+		c.Stat = os.Stat
+	}
 	f := &File{config: c, align: 1}
 	if err := f.open(); err != nil {
 		return nil, fmt.Errorf("open %s: %w", c.Path, err)
@@ -90,7 +95,7 @@ func (f *File) open() error {
 	}
 	// The kind of file decides on the flags; asking before opening keeps a pipe
 	// or a terminal from being opened at all.
-	info, err := os.Stat(f.config.Path)
+	info, err := f.config.Stat(f.config.Path)
 	if err != nil {
 		return plain(err)
 	}

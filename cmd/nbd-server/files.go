@@ -22,13 +22,17 @@ func (o *opening) openFile() (*block.Device, error) {
 	private := x.CopyOnWrite && !x.ReadOnly
 	c := file.Config{
 		Path: o.src.path, ReadOnly: x.ReadOnly || private, Sync: x.Sync, Size: x.FileSize,
-		Open: open.OpenFile,
+		Open: open.OpenFile, Stat: open.Stat,
 	}
 	switch {
 	case x.Temporary:
-		c.Open = func(name string, _ int, _ fs.FileMode) (*os.File, error) {
-			return temporary(open, name, x.FileSize)
+		f, err := temporary(open, c.Path, x.FileSize)
+		if err != nil {
+			return nil, err
 		}
+		// Its own already: whoever opens the name would find nothing.
+		c.Open = func(string, int, fs.FileMode) (*os.File, error) { return f, nil }
+		c.Stat = func(string) (fs.FileInfo, error) { return f.Stat() }
 	case x.FileSize > 0:
 		if err := o.prepare(); err != nil {
 			return nil, err

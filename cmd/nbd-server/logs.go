@@ -23,8 +23,11 @@ type logs struct {
 
 	mu    sync.Mutex
 	sink  func(slog.Level, []byte)
-	stamp bool       // lines need a time
-	last  slog.Level // of the line that is being written
+	stamp bool // lines need a time
+	// stampLater says that they will, once the start is over: who starts a
+	// server and reads what went wrong needs none.
+	stampLater bool
+	last       slog.Level // of the line that is being written
 }
 
 // newLogs returns the logs for the foreground: standard error, or syslog for a
@@ -45,22 +48,32 @@ func newLogs(env *environment, f *serverflags.Flags) *logs {
 	}
 	switch {
 	case f.Inetd && sameFile(env.stdin, env.stderr):
-		l.toSyslog()
+		l.toSyslog(syslogSink())
 	case isJournal(env.stderr, env.getenv("JOURNAL_STREAM")):
 		l.sink = journal(env.stderr)
 	default:
 		l.sink = func(_ slog.Level, line []byte) { env.stderr.Write(line) }
-		l.stamp = !isTerminal(env.stderr)
+		l.stampLater = !isTerminal(env.stderr)
 	}
 	return l
 }
 
-// toSyslog sends the log to the system's log from now on.
-func (l *logs) toSyslog() {
-	sink := syslogSink()
+// toSyslog sends the log to the system's log from now on, or nowhere if sink is
+// nil: there may be none.
+func (l *logs) toSyslog(sink func(slog.Level, []byte)) {
+	if sink == nil {
+		sink = func(slog.Level, []byte) {}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.sink, l.stamp = sink, false
+	l.sink, l.stampLater = sink, false
+}
+
+// started says that the start is over.
+func (l *logs) started() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stamp = l.stampLater
 }
 
 // journal writes lines as systemd's journal wants them: with their priority.

@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// syslogSink writes to syslog, or nowhere if there is none.
+// syslogSink writes to syslog. It is nil if there is none.
 func syslogSink() func(slog.Level, []byte) {
 	w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_INFO, "nbd-server")
 	if err != nil {
-		return func(slog.Level, []byte) {}
+		return nil
 	}
 	return func(level slog.Level, line []byte) {
 		text := strings.TrimPrefix(strings.TrimSuffix(string(line), "\n"), "nbd-server: ")

@@ -89,13 +89,16 @@ func reportAttrs(r server.Report) (attrs []any) {
 
 // tellFixed says which changes need a restart.
 func (p *program) tellFixed(old, g *nbdconf.Generic) {
-	for key, same := range map[string]bool{
-		"port": old.Port == g.Port, "listenaddr": slices.Equal(old.ListenAddr, g.ListenAddr),
-		"unixsock": old.UnixSock == g.UnixSock, "duallisten": old.DualListen == g.DualListen,
-		"user": old.User == g.User, "group": old.Group == g.Group,
+	for _, k := range []struct {
+		name string
+		same bool
+	}{
+		{"port", old.Port == g.Port}, {"listenaddr", slices.Equal(old.ListenAddr, g.ListenAddr)},
+		{"unixsock", old.UnixSock == g.UnixSock}, {"duallisten", old.DualListen == g.DualListen},
+		{"user", old.User == g.User}, {"group", old.Group == g.Group},
 	} {
-		if !same {
-			p.log.Warn("a change of " + key + " needs a restart of the server")
+		if !k.same {
+			p.log.Warn("a change of " + k.name + " needs a restart of the server")
 		}
 	}
 }

@@ -81,7 +81,7 @@ func (p *program) dropPrivileges(g *nbdconf.Generic) error {
 		return fmt.Errorf("%s: %w", pos, err)
 	}
 	if !changed && (g.User != "" || g.Group != "") {
-		p.log.Debug("user and group stay as they are: only root can change them", "user", g.User, "group", g.Group)
+		p.log.Info("user and group stay as they are: only root can change them", "user", g.User, "group", g.Group)
 	}
 	return nil
 }
@@ -113,8 +113,13 @@ func (p *program) attend(ctx context.Context, s *server.Server, conf *nbdconf.Co
 		}()
 	}
 	if child != nil {
-		p.logs.toSyslog()
+		sink := syslogSink()
+		if sink == nil {
+			p.log.Warn("there is no syslog here: in the background nothing will be logged; -n stays in the foreground")
+		}
+		p.logs.toSyslog(sink)
 	}
+	p.logs.started()
 	p.log.Info("serving", "exports", len(conf.Exports), "listening", strings.Join(addressTexts(listeners), " "), "pid", os.Getpid())
 	status := exitOK
 	if err := child.Ready(); err != nil {

@@ -57,9 +57,12 @@ func (p *program) idleOptions() {
 	if f.File != "" {
 		return
 	}
-	for option, given := range map[string]bool{"-r": f.ReadOnly, "-c": f.CopyOnWrite, "-l": f.AuthFile != ""} {
-		if given {
-			p.log.Warn("option " + option + " is for the file on the command line, and there is none")
+	for _, o := range []struct {
+		name  string
+		given bool
+	}{{"-r", f.ReadOnly}, {"-c", f.CopyOnWrite}, {"-l", f.AuthFile != ""}} {
+		if o.given {
+			p.log.Warn("option " + o.name + " is for the file on the command line, and there is none")
 		}
 	}
 }

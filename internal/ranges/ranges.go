@@ -44,6 +44,22 @@ func (q *Queue) Add(e *Entry, off, n int64) bool {
 	return ok
 }
 
+// TryAdd registers the change if no older one overlaps it. Otherwise it reports
+// false and does nothing.
+func (q *Queue) TryAdd(e *Entry, off, n int64) bool {
+	end := off + n
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, a := range q.active {
+		if a.off < end && off < a.end {
+			return false
+		}
+	}
+	e.off, e.end, e.older, e.dependents = off, end, 0, e.dependents[:0]
+	q.active = append(q.active, e)
+	return true
+}
+
 // Remove ends the change and unblocks those that waited for it alone.
 func (q *Queue) Remove(e *Entry) {
 	q.mu.Lock()

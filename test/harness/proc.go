@@ -3,6 +3,7 @@ package harness
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,6 +33,26 @@ func (p *Process) Usage() Usage {
 		Threads: int(field(p.t, string(status), "Threads")),
 		Files:   len(files),
 	}
+}
+
+// FileNames tells what the open files of the process are, for messages. Only on
+// Linux.
+func (p *Process) FileNames() []string {
+	p.t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", p.PID())
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var names []string
+	for _, f := range files {
+		name, err := os.Readlink(filepath.Join(dir, f.Name()))
+		if err != nil {
+			name = err.Error() // closed meanwhile
+		}
+		names = append(names, f.Name()+" "+name)
+	}
+	return names
 }
 
 // field returns the number behind a name in /proc/PID/status.

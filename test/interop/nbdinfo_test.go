@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"nbd.example/nbd/internal/testgate"
+	"nbd.example/nbd/proto"
 	"nbd.example/nbd/test/harness"
 )
 
@@ -82,7 +83,7 @@ func TestNbdinfo(t *testing.T) {
 	}
 	for _, want := range []exportInfo{
 		with("plain", func(*exportInfo) {}),
-		with("readonly", func(e *exportInfo) { e.IsReadOnly, e.CanTrim, e.CanZero = true, false, false }),
+		with("readonly", func(e *exportInfo) { e.IsReadOnly, e.CanFUA, e.CanTrim, e.CanZero = true, false, false, false }),
 		with("cow", func(e *exportInfo) { e.CanMultiConn = false }),
 		with("rotating", func(e *exportInfo) { e.IsRotational = true }),
 		with("bare", func(e *exportInfo) { e.CanFlush, e.CanFUA, e.CanTrim = false, false, false }),
@@ -227,5 +228,48 @@ func TestNbdinfoDepth(t *testing.T) {
 	out := harness.Run(t, "nbdinfo", "--map=qemu:allocation-depth", d.URI("disk"))
 	if !strings.Contains(out, "4194304") && !strings.Contains(out, "backing depth 2") {
 		t.Errorf("depths of an image below an empty diff:\n%s", out)
+	}
+}
+
+// TestInstance watches the context by which a client that comes back sees whether
+// an export still holds what it left.
+func TestInstance(t *testing.T) {
+	t.Parallel()
+	testgate.Requires(t, testgate.Program("nbdinfo"))
+	dir := harness.Dir(t)
+	image := harness.Image(t, dir, "image", make([]byte, mib))
+	exports := section("file", image) + section("cow", image, "copyonwrite = true") + section("mem", "memory:1M")
+	instances := func(s *harness.Server) map[string]string {
+		m := map[string]string{}
+		for _, name := range []string{"file", "cow", "mem"} {
+			for _, c := range nbdinfo(t, s.URI(name)).Exports[0].Contexts {
+				if strings.HasPrefix(c, proto.ContextInstance) {
+					m[name] = c
+				}
+			}
+			if m[name] == "" {
+				t.Fatalf("the export %s has no context that names its instance", name)
+			}
+		}
+		return m
+	}
+	s := harness.StartIn(t, dir, harness.Config{Exports: exports})
+	first, again := instances(s), instances(s)
+	s.Stop()
+	restarted := instances(harness.StartIn(t, dir, harness.Config{Exports: exports}))
+	for _, c := range []struct {
+		name                string
+		same, sameAfterward bool
+	}{
+		{"file", true, true},
+		{"cow", false, false},
+		{"mem", true, false},
+	} {
+		if got := first[c.name] == again[c.name]; got != c.same {
+			t.Errorf("%s: the same instance for the next client: %t, want %t", c.name, got, c.same)
+		}
+		if got := first[c.name] == restarted[c.name]; got != c.sameAfterward {
+			t.Errorf("%s: the same instance after a restart: %t, want %t", c.name, got, c.sameAfterward)
+		}
 	}
 }

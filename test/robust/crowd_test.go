@@ -19,8 +19,7 @@ func TestIdleConnections(t *testing.T) {
 	testgate.Requires(t, testgate.Linux(), testgate.Files(2*crowd))
 	data := harness.Random(10, 8*mib)
 	s := serve(t, data)
-	unhurt(t, s, data)
-	before := s.Usage()
+	before := settledUsage(t, s, data)
 	var clients []*raw
 	for range crowd {
 		c := open(t, s, "disk")
@@ -83,8 +82,7 @@ func connects(t *testing.T, n int) {
 	if err := visit(0, n/10); err != nil {
 		t.Fatal(err)
 	}
-	unhurt(t, s, data)
-	before := s.Usage()
+	before := settledUsage(t, s, data)
 	const workers = 4
 	var wg sync.WaitGroup
 	errs := make([]error, workers)

@@ -20,7 +20,7 @@ func TestHostileBytes(t *testing.T) {
 	testgate.Requires(t, testgate.Linux())
 	data := harness.Random(20, 8*mib)
 	s := serve(t, data)
-	before := s.Usage()
+	before := settledUsage(t, s, data)
 	for _, c := range hostile() {
 		t.Run(c.name, func(t *testing.T) {
 			conn := connect(t, s)

@@ -156,10 +156,14 @@ func (c *raw) read(p []byte, off uint64) error {
 	return err
 }
 
-// disconnect leaves as it should be done: NBD_CMD_DISC, then close.
+// disconnect leaves as it should be done, by NBD_CMD_DISC, and waits until the
+// server has hung up.
 func (c *raw) disconnect() error {
 	if _, err := c.Write(request(proto.CmdDisc, 0, 0, 0, nil)); err != nil {
 		return err
+	}
+	if n, err := io.Copy(io.Discard, c); n != 0 || err != nil {
+		return fmt.Errorf("after NBD_CMD_DISC: %d bytes, %w", n, err)
 	}
 	return c.Close()
 }
@@ -202,6 +206,13 @@ func unhurt(t *testing.T, s *harness.Server, data []byte) {
 	}
 }
 
+// settledUsage returns what the server holds when it has worked once, and rests.
+func settledUsage(t *testing.T, s *harness.Server, data []byte) harness.Usage {
+	t.Helper()
+	unhurt(t, s, data)
+	return s.Usage()
+}
+
 // settled waits until the server holds no more files than before.
 func settled(t *testing.T, s *harness.Server, before harness.Usage) harness.Usage {
 	t.Helper()
@@ -215,7 +226,7 @@ func settled(t *testing.T, s *harness.Server, before harness.Usage) harness.Usag
 		}
 		select {
 		case <-end:
-			t.Fatalf("%d files open, %d before", now.Files, before.Files)
+			t.Fatalf("%d files open, %d before: %q", now.Files, before.Files, s.FileNames())
 		case <-again.C:
 		}
 	}

@@ -48,7 +48,7 @@ func TestStopsInMidRequest(t *testing.T) {
 	testgate.Requires(t, testgate.Linux())
 	data := harness.Random(2, 8*mib)
 	s := serve(t, data)
-	before := s.Usage()
+	before := settledUsage(t, s, data)
 	write := request(proto.CmdWrite, 1, 0, 4*mib, data[:4*mib]) // what is there already
 	cuts := []int{1, 4, 27, 28, 29, 4096, 2 * mib, len(write) - 1}
 	var clients []*raw
@@ -137,8 +137,7 @@ func TestGreedyReader(t *testing.T) {
 	)
 	data := harness.Random(5, length)
 	s := serve(t, data)
-	unhurt(t, s, data)
-	before := s.Usage()
+	before := settledUsage(t, s, data)
 	c := open(t, s, "disk")
 	go func() {
 		for i := range uint64(reads) {

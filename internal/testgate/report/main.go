@@ -73,7 +73,7 @@ type testRun struct {
 	result  map[testID]string           // pass, fail or skip
 	reason  map[testID]string           // of skipped tests
 	skipped []testID                    // in order
-	count   map[string]int              // by result; leaves only
+	count   map[string]int              // by result
 	parent  map[testID]bool             // has subtests
 	broken  int                         // packages that failed, also without a failed test
 }
@@ -112,7 +112,8 @@ func (r *testRun) read(in io.Reader) error {
 		return fmt.Errorf("the events end while %d tests are running", n)
 	}
 	for id, result := range r.result {
-		if !r.parent[id] {
+		// A test with subtests may have failed by itself.
+		if !r.parent[id] || result == "fail" {
 			r.count[result]++
 		}
 	}

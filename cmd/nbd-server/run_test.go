@@ -1,0 +1,185 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"nbd.example/nbd/internal/opener"
+)
+
+// try runs the program in this process, in folder dir, and returns its status and
+// what it says.
+func try(t *testing.T, dir string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	file := func(name string) *os.File {
+		f, err := os.Create(filepath.Join(t.TempDir(), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	out, errs := file("out"), file("err")
+	env := &environment{
+		stdin: file("in"), stdout: out, stderr: errs,
+		getenv: func(string) string { return "" }, open: opener.OS{Dir: dir},
+	}
+	status = run(t.Context(), args, env)
+	read := func(f *os.File) string {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	return status, read(out), read(errs)
+}
+
+// write writes a file in dir, and returns its path.
+func write(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestRunTexts(t *testing.T) {
+	for _, c := range []struct {
+		args        []string
+		status      int
+		stdout, err string // what these contain
+	}{
+		{[]string{"--help"}, exitOK, "Usage: nbd-server", ""},
+		{[]string{"-V"}, exitOK, "This is nbd-server version ", ""},
+		{[]string{"--version"}, exitOK, "This is nbd-server version ", ""},
+		{[]string{"--chains"}, exitOK, "memory:SIZE", ""},
+		{[]string{"-x"}, exitUsage, "", "nbd-server: unknown option \"-x\"; --help lists all\n"},
+		{[]string{"-x", "1", "/f", "size"}, exitUsage, "", "\nnbd-server: size \"size\" is not"},
+		{[]string{"-m", "1", "/f"}, exitUsage, "", "not supported yet"},
+		{[]string{"-o", "s"}, exitUsage, "", "nbd-server: -o needs a complete export"},
+	} {
+		status, out, errs := try(t, t.TempDir(), c.args...)
+		if status != c.status || !strings.Contains(out, c.stdout) || !strings.Contains(errs, c.err) || (c.err == "") != (errs == "") {
+			t.Errorf("%q: status %d, output %q, errors %q", c.args, status, out, errs)
+		}
+	}
+}
+
+func TestOutputConfig(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"-o foo 10900 /f 10M -r -c -l /allow -p /pid -M 3",
+			"[foo]\n\texportname = /f\n\tauthfile = /allow\n\tcopyonwrite = true\n\tfilesize = 10485760\n\tmaxconnections = 3\n\treadonly = true\n"},
+		{"-o foo 1.2.3.4@10900 rel",
+			"[foo]\n\texportname = DIR/rel\n\tauthfile = /etc/nbd-server/allow\n"},
+		{"-o mem 1 memory:1024M",
+			"[mem]\n\texportname = memory:1G\n\tauthfile = /etc/nbd-server/allow\n"},
+		{"-o pct 1 /a%s",
+			"[pct]\n\texportname = /a%s\n\tauthfile = /etc/nbd-server/allow\n\tvirtstyle = none\n"},
+	} {
+		dir := t.TempDir()
+		write(t, dir, "rel", "x")
+		status, out, errs := try(t, dir, strings.Fields(c.args)...)
+		if want := strings.ReplaceAll(c.want, "DIR", dir); status != exitOK || out != want || errs != "" {
+			t.Errorf("%s: status %d, errors %q\ngot  %q\nwant %q", c.args, status, errs, out, want)
+		}
+	}
+}
+
+func TestCheckConfig(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		text   string
+		check  int // status of --check-config
+		dump   int // status of --dump-config
+		errors string
+	}{
+		{"[generic]\n[e]\nexportname = /e\n", exitOK, exitOK, ""},
+		{"[generic]\n[e]\nexportname = /e\ntrimm = true\n", exitError, exitOK,
+			`nbd-server: CONF:4: unknown key "trimm" in [e]; did you mean "trim"?`},
+		{"[generic]\n[e]\nexportname = /e\nflush = false\n", exitOK, exitOK, "nbd-server: warning: CONF:4: flush = false in [e]"},
+		{"[generic]\nport = a\n[e]\nexportname = memery:1G\n", exitError, exitError,
+			`nbd-server: CONF:4: exportname: chain "memery:1G", byte 1: unknown back end`},
+		{"[generic]\n[e]\nexportname = rel\n", exitError, exitError, "nbd-server: CONF:3: exportname: "},
+		{"[generic]\n[e]\nexportname = memory:1G\nsync = true\n", exitError, exitError, "sync is for files"},
+		{"[generic]\n[e]\nexportname = /e\nprerun = x\n[f]\n", exitError, exitError, "prerun in [e] is not supported yet"},
+		{"[generic]\n", exitError, exitError, "nothing to serve: "},
+		{"", exitError, exitError, "it is empty; it must begin with [generic]"},
+	} {
+		conf := write(t, dir, "c.conf", c.text)
+		status, out, errs := try(t, dir, "-C", conf, "--check-config")
+		if want := strings.ReplaceAll(c.errors, "CONF", conf); status != c.check || out != "" || !strings.Contains(errs, want) || want == "" && errs != "" {
+			t.Errorf("%q: status %d, errors %q", c.text, status, errs)
+		}
+		if status, out, errs = try(t, dir, "-C", "c.conf", "--dump-config=json"); status != c.dump {
+			t.Errorf("%q: dump: status %d, errors %q", c.text, status, errs)
+		} else if status == exitOK && !json.Valid([]byte(out)) {
+			t.Errorf("%q: not JSON: %s", c.text, out)
+		}
+	}
+	status, out, _ := try(t, dir, "-C", filepath.Join(dir, "none"), "--dump-config", "1", "memory:1M")
+	if want := "[generic]\n\n[]\n\texportname = memory:1M\n"; status != exitOK || !strings.HasPrefix(out, want) {
+		t.Errorf("a command line's export without a configuration: status %d, %q", status, out)
+	}
+}
+
+// TestAuthFile: a missing list lets everybody in, an empty one nobody, and one
+// that cannot be understood is an error.
+func TestAuthFile(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "empty", "# nobody\n")
+	write(t, dir, "bad", "10.0.0.1\nlocalhost\n")
+	for name, want := range map[string]string{"none": "", "empty": "", "bad": "bad:2: "} {
+		conf := write(t, dir, "c.conf", "[generic]\n[e]\nexportname = /e\nauthfile = "+filepath.Join(dir, name)+"\n")
+		_, _, errs := try(t, dir, "-C", conf, "--check-config")
+		if want == "" && errs != "" || !strings.Contains(errs, want) {
+			t.Errorf("%s: %q", name, errs)
+		}
+	}
+}
+
+// TestAddresses: what the configuration says holds; the command line is added.
+func TestAddresses(t *testing.T) {
+	for _, c := range []struct{ generic, operand, want string }{
+		{"", "", "tcp||10809"},
+		{"port = 1", "", "tcp||1"},
+		{"listenaddr = ::1, 127.0.0.1", "", "tcp|::1|10809 tcp|127.0.0.1|10809"},
+		{"unixsock = /s", "", "unix|/s|"},
+		{"unixsock = s", "", "unix|DIR/s|"},
+		{"unixsock = /s\nduallisten = true\nport = 3", "", "unix|/s| tcp||3"},
+		{"", "1234", "tcp||1234"},
+		{"", "::1@1234", "tcp|::1|1234"},
+		{"port = 1", "1234", "tcp||1 tcp||1234"},
+		{"port = 1", "1", "tcp||1"},
+		{"listenaddr = ::1", "1234", "tcp|::1|1234"},
+		{"listenaddr = ::1", "127.0.0.1@1234", "tcp|::1|10809 tcp|127.0.0.1|1234"},
+		{"unixsock = /s", "1234", "unix|/s| tcp||1234"},
+	} {
+		dir := t.TempDir()
+		conf := write(t, dir, "c.conf", "[generic]\n"+c.generic+"\n[e]\nexportname = /e\n")
+		args := []string{"-C", conf}
+		if c.operand != "" {
+			args = append(args, c.operand)
+		}
+		p := parsed(t, dir, args...)
+		config, problems, err := p.load()
+		if err != nil || len(problems) > 0 {
+			t.Fatal(err, problems)
+		}
+		var got []string
+		for _, a := range p.addresses(&config.Generic) {
+			got = append(got, a.network+"|"+a.host+"|"+a.port)
+		}
+		if got, want := strings.Join(got, " "), strings.ReplaceAll(c.want, "DIR", dir); got != want {
+			t.Errorf("%q %q: %s, want %s", c.generic, c.operand, got, want)
+		}
+	}
+}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"strings"
+
+	"nbd.example/nbd/internal/serverflags"
+)
+
+// server8 is nbd-server(8).
+func server8() string {
+	var r roff
+	r.line("TH", "NBD-SERVER", "8", "", "nbd", "System Administration")
+	r.line("SH", "NAME")
+	r.text(`nbd-server - serve files, block devices and memory as network block devices`)
+	r.line("SH", "SYNOPSIS")
+	r.text("*nbd-server* " + serverflags.Usage[len("nbd-server "):])
+	r.line("SH", "DESCRIPTION")
+	r.text(`A client of an NBD server uses a file or a disk of the server as if it were a disk of its own: Linux as /dev/nbd0, a virtual machine without any help of its kernel.
+
+The exports of the server are those of its configuration file, see *nbd-server(5)*, and one more, the default export, if the command line names a file.
+
+The server goes to the background when it serves, and not before: an error at the start is said on the terminal, and the exit status is not 0. It stays in the foreground with *-n* or *-d*, with port 0, and where a service manager has passed it sockets (LISTEN_FDS) or waits for its message (NOTIFY_SOCKET).`)
+	r.line("SH", "OPERANDS")
+	r.item("address", `The address to listen on: IPv4, IPv6, or a host name, of which the first address is taken. Without it the server listens on all addresses. Between an IPv4 address and the port there may be a colon in place of the @. An address on the command line is added to what the configuration says of port and listenaddr, and takes the place of their defaults.`)
+	r.item("port", `The TCP port, a number or the name of a service. With 0 the client is on standard input, as inetd has it; the server ends with the connection, and if standard error is the same socket it logs to syslog.`)
+	r.item("file", `A regular file, a block device, or a chain: a back end with layers on it, such as memory:1G or "/srv/disk.img | delay:read=10ms". A text that starts with / or ./ or names an existing file is a file. --chains lists what chains are made of.`)
+	r.item("size", `How many bytes to serve, if not all of the file; k, M, G or T behind the number multiply it by powers of 1024. A file that does not exist is created with this size. One that is smaller is refused.`)
+	r.line("SH", "OPTIONS")
+	for _, o := range serverflags.Options() {
+		text := strings.ToUpper(o.Help[:1]) + o.Help[1:] + "."
+		if o.More != "" {
+			text += " " + o.More
+		}
+		r.item(o.Forms(), text)
+	}
+	r.line("SH", "SIGNALS")
+	r.item("SIGHUP", `Read the configuration, keys, certificates and lists of clients again. Everything new is opened first; then all of it is taken over, or, if anything is wrong, nothing, and the log says why. Exports that did not change go on undisturbed; one that changed refuses new connections until the old ones are gone. Addresses to listen on, user and group need a restart.`)
+	r.item("SIGTERM, SIGINT", `Accept nothing new, answer what clients have asked, and end. Connections that do not end within 30 seconds are cut; a second signal cuts them at once, and the exit status is then 1.`)
+	r.item("SIGUSR1", `Ignored.`)
+	r.line("SH", "EXIT STATUS")
+	r.item("0", `The server ended as it was told to; or it serves, in the background.`)
+	r.item("1", `It could not start, or failed later; or the configuration has errors.`)
+	r.item("2", `The command line cannot be understood.`)
+	r.line("SH", "ENVIRONMENT")
+	r.item("LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES", `Listening sockets of a service manager, see sd_listen_fds(3). With them, what the configuration and the command line say of addresses has no effect.`)
+	r.item("NOTIFY_SOCKET", `Where to send READY, RELOADING and STOPPING, see sd_notify(3).`)
+	r.item("JOURNAL_STREAM", `If it names standard error, log lines begin with their priority, such as <6>.`)
+	r.line("SH", "FILES")
+	r.item(serverflags.DefaultConfig, `The configuration.`)
+	r.item(serverflags.DefaultAuth, `The clients that may use the export of the command line. If the file does not exist, everybody may.`)
+	r.line("SH", "EXAMPLES")
+	r.text(`A file, on port 10809 of all addresses:`)
+	r.example(`nbd-server 10809 /srv/disk.img`)
+	r.text(`A gigabyte of memory, in the foreground:`)
+	r.example(`nbd-server -n 10809 memory:1G`)
+	r.text(`A device, for this machine only, and nothing of it is changed:`)
+	r.example(`nbd-server ::1@10809 /dev/sdb1 -c`)
+	r.text(`The same as a section for the configuration file:`)
+	r.example(`nbd-server ::1@10809 /dev/sdb1 -c -o disk`)
+	r.line("SH", "SEE ALSO")
+	r.text(`*nbd-server(5)*, *nbd-client(8)*`)
+	return r.String()
+}
