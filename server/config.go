@@ -104,8 +104,8 @@ type Config struct {
 	HandshakeTimeout time.Duration
 	// KeepAlive is for TCP connections.
 	KeepAlive KeepAlive
-	// Transmission bounds what one connection may ask for. If it has no Logger
-	// it gets one that names the client and the export.
+	// Transmission bounds what one connection may ask for. If it has no Memory
+	// it gets one of 1 GiB, which all connections share, also after a reload.
 	Transmission transmission.Config
 
 	Logger *slog.Logger // nil discards

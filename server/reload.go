@@ -54,6 +54,9 @@ func (s *Server) Reload(cfg Config) (Report, error) {
 		return Report{}, ErrClosed
 	}
 	next := &cfg
+	if next.Transmission.Memory == nil {
+		next.Transmission.Memory = s.memory
+	}
 	next.handshake = s.newHandshake(next)
 	r := &reload{s: s, cfg: next}
 	r.plan()

@@ -25,6 +25,8 @@ var (
 
 const (
 	defaultHandshakeTimeout = 30 * time.Second
+	// defaultMemory bounds what requests of all connections take, in bytes.
+	defaultMemory = 1 << 30
 	// haggleGrace is how long a client in the handshake may go on while the
 	// server shuts down, to hear NBD_REP_ERR_SHUTDOWN.
 	haggleGrace = time.Second
@@ -41,6 +43,9 @@ type serveFunc func(context.Context, net.Conn, *transmission.Session, *transmiss
 type Server struct {
 	log   *slog.Logger
 	serve serveFunc // transmission.Serve, but in tests
+	// memory bounds what all connections take together, if the configuration
+	// brings no other.
+	memory *transmission.Memory
 	// patience bounds the wait for connections that were cut; cutGrace, but in tests.
 	patience time.Duration
 	// drain is done when Shutdown begins.
@@ -71,6 +76,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		log:       cfg.Logger,
 		serve:     transmission.Serve,
+		memory:    transmission.NewMemory(defaultMemory),
 		patience:  cutGrace,
 		exports:   make(map[string]*export),
 		names:     make(map[string]*export),

@@ -54,8 +54,8 @@ type conn struct {
 	stats   Stats    // the reader's
 	wstats  workerStats
 	pending atomic.Int64 // requests whose answer has not been sent
-	held    atomic.Int64 // bytes of answers, ready or to be
-	taken   atomic.Int64 // bytes of payloads that wait for a worker
+	held    account      // bytes of answers, ready or to be
+	taken   account      // bytes of payloads that wait for a worker
 	changes atomic.Int64 // changes that wait for a worker, or have one
 	waiting atomic.Bool  // the reader waits for one of these to fall
 	hurry   atomic.Bool  // the peer has hung up, and siblings wait for what it left to be read
@@ -78,6 +78,8 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 		c.cfg = *cfg
 	}
 	c.cfg.fill()
+	c.held.limit, c.held.all = int64(c.cfg.MaxBuffered), c.cfg.Memory
+	c.taken.limit, c.taken.all = c.held.limit, c.held.all
 	c.ctx = context.WithoutCancel(ctx)
 	if c.group == nil {
 		c.group = new(Group)
@@ -195,7 +197,7 @@ func (c *conn) verdict(err error) error {
 // sent is called by the output for all that it has got rid of.
 func (c *conn) sent(requests, held int) {
 	if held > 0 {
-		c.held.Add(-int64(held))
+		c.held.take(-held)
 		if c.waits.Load() > 0 {
 			c.admit()
 		}
@@ -233,7 +235,7 @@ func (c *conn) await(ok func() bool) {
 func (c *conn) flush() {
 	segs, held := c.batch.take()
 	if len(segs) > 0 {
-		c.held.Add(int64(held))
+		c.held.take(held)
 		c.out.send(segs)
 		clear(segs)
 	}

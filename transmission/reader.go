@@ -143,7 +143,7 @@ const maxHeader = 64
 
 // readCommand answers a read from memory if it can.
 func (c *conn) readCommand(r *proto.Request) error {
-	if c.inPlace && c.held.Load() < int64(c.cfg.MaxBuffered) && c.readNow(r) {
+	if c.inPlace && c.held.room(0) && c.readNow(r) {
 		c.stats.BytesRead += r.Length
 		return nil
 	}
@@ -152,7 +152,7 @@ func (c *conn) readCommand(r *proto.Request) error {
 		// Nobody waits behind a client that asks one thing at a time, and
 		// to wait here costs half of what a worker costs.
 		q.held = answerSize(r.Length)
-		c.held.Add(int64(q.held))
+		c.held.take(q.held)
 		c.carryOut(q)
 		return nil
 	}
@@ -228,12 +228,8 @@ func (c *conn) deferRead(q *request) {
 // let in.
 func (c *conn) admit() {
 	c.mu.Lock()
-	for q := c.deferred.head; q != nil; q = c.deferred.head {
-		held := c.held.Load()
-		if held > 0 && held+int64(q.held) > int64(c.cfg.MaxBuffered) {
-			break
-		}
-		c.held.Add(int64(q.held))
+	for q := c.deferred.head; q != nil && c.held.room(q.held); q = c.deferred.head {
+		c.held.take(q.held)
 		c.waits.Add(-1)
 		c.enqueueLocked(c.deferred.pop())
 	}

@@ -43,6 +43,8 @@ type Config struct {
 	// MaxBuffered bounds the bytes of a connection that wait for a worker or for
 	// the client to take them; one request is always let in. 0 means 64 MiB.
 	MaxBuffered int
+	// Memory bounds the same of all connections that share it. Nil is no bound.
+	Memory *Memory
 	// Workers bounds the requests of a connection that wait for the disk at the
 	// same time. 0 means 32.
 	Workers int

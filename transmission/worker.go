@@ -86,7 +86,7 @@ func (c *conn) finish(q *request) {
 	taken := q.payload.size()
 	q.end()
 	if taken > 0 {
-		c.taken.Add(-int64(taken))
+		c.taken.take(-taken)
 		c.wake()
 	}
 }

@@ -84,15 +84,12 @@ func (c *conn) writeStream(q *request) error {
 func (c *conn) collect(q *request) error {
 	c.making = q
 	n := int(q.Length - q.done)
-	size := int64(bufferSize(n))
-	if free := func() bool {
-		t := c.taken.Load()
-		return t == 0 || t+size <= int64(c.cfg.MaxBuffered)
-	}; !free() {
+	size := bufferSize(n)
+	if !c.taken.room(size) {
 		c.flush()
-		c.await(free)
+		c.await(func() bool { return c.taken.room(size) })
 	}
-	c.taken.Add(size)
+	c.taken.take(size)
 	q.payload = getBuffer(n)
 	p := q.payload.b
 	k := copy(p, c.in.unread())
