@@ -10,7 +10,7 @@ import (
 
 func Example() {
 	ctx := context.Background()
-	spec, err := core.Registry().Parse("memory:1G | truncate:512M | readonly")
+	spec, err := core.Registry(core.Files{}).Parse("memory:1G | truncate:512M | readonly")
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -27,7 +27,7 @@ func Example() {
 
 // Texts that mean the same have one canonical form.
 func ExampleSpec_String() {
-	r := core.Registry()
+	r := core.Registry(core.Files{})
 	for _, text := range []string{
 		"memory:size=1024M::delay:read=0.01s",
 		"memory:1G | delay:read=10ms,write=0",
@@ -50,7 +50,7 @@ func ExampleSpec_String() {
 
 // Errors say where, what, and what was perhaps meant.
 func ExampleRegistry_Parse_error() {
-	_, err := core.Registry().Parse("memory:1G | dealy:10ms")
+	_, err := core.Registry(core.Files{}).Parse("memory:1G | dealy:10ms")
 	fmt.Println(err)
 	// Output:
 	// chain "memory:1G | dealy:10ms", byte 13: unknown layer "dealy"; did you mean "delay"?; layers: readonly, cow, offset, truncate, delay, fault; a file's name that holds a separator is put in double quotes
@@ -58,7 +58,7 @@ func ExampleRegistry_Parse_error() {
 
 // A program that has settings of its own adds them without quoting anything.
 func ExampleSpec_With() {
-	r := core.Registry()
+	r := core.Registry(core.Files{})
 	spec, err := r.File("/srv/a | b.img")
 	if err != nil {
 		fmt.Println(err)

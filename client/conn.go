@@ -243,7 +243,7 @@ func (c *Conn) change(cmd proto.Command, off, n int64, f, allowed block.Flags) (
 	case f&^allowed != 0:
 		return 0, fmt.Errorf("%v: flags %#x: %w", cmd, uint8(f&^allowed), proto.EINVAL)
 	case f&block.FUA != 0 && !c.offers(proto.FlagSendFUA):
-		return 0, fmt.Errorf("%v with FUA: %w by the server", cmd, errors.ErrUnsupported)
+		return 0, fmt.Errorf("%v with FUA: %w: the server does not offer it", cmd, errors.ErrUnsupported)
 	}
 	if f&block.FUA != 0 {
 		flags |= proto.CmdFlagFUA
@@ -258,7 +258,7 @@ func (c *Conn) change(cmd proto.Command, off, n int64, f, allowed block.Flags) (
 }
 
 func notOffered(cmd proto.Command) error {
-	return fmt.Errorf("%v: %w by the server", cmd, errors.ErrUnsupported)
+	return fmt.Errorf("%v: %w: the server does not offer it", cmd, errors.ErrUnsupported)
 }
 
 // do carries out one request, and gives its error the place where it happened.

@@ -176,9 +176,9 @@ func (f *fake) export() []byte {
 	return proto.AppendInfoExport(nil, proto.ExportReply{Size: f.size, Flags: f.flags})
 }
 
-// memory is a transmission that answers correctly, in the style agreed on, and
+// serveDisk is a transmission that answers correctly, in the style agreed on, and
 // notes the requests. disk may be shorter than the export.
-func memory(disk []byte) func(f *fake, c net.Conn) {
+func serveDisk(disk []byte) func(f *fake, c net.Conn) {
 	return func(f *fake, c net.Conn) {
 		for {
 			r, payload, err := f.request(c)

@@ -32,7 +32,7 @@ const (
 func TestStatement55(t *testing.T) {
 	t.Run("falls back to EXPORT_NAME", func(t *testing.T) {
 		for _, greeting := range []proto.HandshakeFlags{newstyle, proto.FlagFixedNewstyle} {
-			f := &fake{greeting: greeting, size: 1 << 20, flags: proto.FlagHasFlags, transmission: memory([]byte("disk")),
+			f := &fake{greeting: greeting, size: 1 << 20, flags: proto.FlagHasFlags, transmission: serveDisk([]byte("disk")),
 				answer: map[proto.Option][]fakeReply{
 					proto.OptGo: {{reply: proto.RepErrUnsup}}, proto.OptStructuredReply: {{reply: proto.RepErrUnsup}},
 				}}
@@ -49,7 +49,7 @@ func TestStatement55(t *testing.T) {
 		}
 	})
 	t.Run("newstyle that is not fixed", func(t *testing.T) {
-		f := &fake{greeting: 0, size: 1 << 20, flags: proto.FlagHasFlags, transmission: memory(nil)}
+		f := &fake{greeting: 0, size: 1 << 20, flags: proto.FlagHasFlags, transmission: serveDisk(nil)}
 		c := dial(t, f.serve(t), nil)
 		c.Close()
 		if seen := f.seen(t); !slices.Equal(seen, []proto.Option{proto.OptExportName}) {
@@ -68,7 +68,7 @@ func TestStatement55(t *testing.T) {
 		}
 	})
 	t.Run("unknown info and flags, any order", func(t *testing.T) {
-		f := &fake{greeting: newstyle | 1<<9, size: 1 << 20, flags: proto.FlagHasFlags | 1<<15, transmission: memory(nil)}
+		f := &fake{greeting: newstyle | 1<<9, size: 1 << 20, flags: proto.FlagHasFlags | 1<<15, transmission: serveDisk(nil)}
 		f.info = [][]byte{
 			{0x77, 0x77, 1, 2, 3},
 			proto.AppendInfoBlockSize(nil, proto.BlockSize{Minimum: 4096, Preferred: 4096, MaxPayload: 1 << 20}),
@@ -88,7 +88,7 @@ func TestStatement55(t *testing.T) {
 // proto.md, "Size constraints".
 func TestStatement56(t *testing.T) {
 	t.Run("nothing offered", func(t *testing.T) {
-		f := &fake{greeting: newstyle, size: 1 << 20, flags: proto.FlagHasFlags, transmission: memory(nil)}
+		f := &fake{greeting: newstyle, size: 1 << 20, flags: proto.FlagHasFlags, transmission: serveDisk(nil)}
 		c := dial(t, f.serve(t), nil)
 		ctx := t.Context()
 		for what, err := range map[string]error{
@@ -116,7 +116,7 @@ func TestStatement56(t *testing.T) {
 		}
 	})
 	t.Run("fast zeroes not offered", func(t *testing.T) {
-		f := &fake{greeting: newstyle, size: 1 << 20, flags: allFlags &^ proto.FlagSendFastZero, transmission: memory(nil)}
+		f := &fake{greeting: newstyle, size: 1 << 20, flags: allFlags &^ proto.FlagSendFastZero, transmission: serveDisk(nil)}
 		c := dial(t, f.serve(t), nil)
 		if err := c.WriteZeroes(t.Context(), 0, 512, block.FastZero); !errors.Is(err, errors.ErrUnsupported) {
 			t.Error(err)
@@ -124,7 +124,7 @@ func TestStatement56(t *testing.T) {
 		c.Close()
 	})
 	t.Run("read-only", func(t *testing.T) {
-		f := &fake{greeting: newstyle, size: 1 << 20, flags: allFlags | proto.FlagReadOnly, transmission: memory(nil)}
+		f := &fake{greeting: newstyle, size: 1 << 20, flags: allFlags | proto.FlagReadOnly, transmission: serveDisk(nil)}
 		c := dial(t, f.serve(t), nil)
 		if err := c.WriteAt(t.Context(), make([]byte, 512), 0, 0); !errors.Is(err, block.ErrReadOnly) {
 			t.Error(err)
@@ -141,7 +141,7 @@ func TestStatement56(t *testing.T) {
 		{"not told", nil, 512, 32 << 20},
 	} {
 		t.Run("block sizes "+tt.name, func(t *testing.T) {
-			f := &fake{greeting: newstyle, size: 128 << 20, flags: allFlags, transmission: memory(nil)}
+			f := &fake{greeting: newstyle, size: 128 << 20, flags: allFlags, transmission: serveDisk(nil)}
 			f.info = [][]byte{f.export()}
 			if tt.told != nil {
 				f.info = append(f.info, proto.AppendInfoBlockSize(nil, *tt.told))
@@ -291,7 +291,7 @@ func TestStatement58(t *testing.T) {
 					return
 				}
 				c.Write(bytes.Join(tt.reply(r), nil))
-				memory(nil)(f, c)
+				serveDisk(nil)(f, c)
 			}}
 			c := dial(t, f.serve(t), nil)
 			got := make([]byte, 1536)
@@ -329,7 +329,7 @@ func TestStatement59(t *testing.T) {
 				return
 			}
 			c.Write(f.reply(r, e, nil))
-			memory(nil)(f, c)
+			serveDisk(nil)(f, c)
 		}
 	}
 	t.Run("unknown error number", func(t *testing.T) {
@@ -375,7 +375,7 @@ func TestStatement59(t *testing.T) {
 		for _, noExtended := range []bool{false, true} {
 			var rest []byte
 			f := &fake{greeting: newstyle, size: 1 << 20, flags: allFlags, transmission: func(f *fake, c net.Conn) {
-				memory(nil)(f, c)
+				serveDisk(nil)(f, c)
 				c.(*net.UnixConn).CloseWrite()
 				b := make([]byte, 1)
 				if n, _ := c.Read(b); n > 0 {
@@ -410,7 +410,7 @@ func TestStatement59(t *testing.T) {
 			}
 			<-release
 			c.Write(f.reply(r, 0, nil))
-			memory(nil)(f, c)
+			serveDisk(nil)(f, c)
 		}}
 		c := dial(t, f.serve(t), nil)
 		done := make(chan error, 1)

@@ -64,7 +64,7 @@ func listenTLS(t testing.TB, s *handshake.Server) (uri string) {
 		if err != nil {
 			return
 		}
-		memory(nil)(&fake{structured: r.Structured, extended: r.Extended}, r.Conn)
+		serveDisk(nil)(&fake{structured: r.Structured, extended: r.Extended}, r.Conn)
 		r.Conn.Close()
 	}()
 	return "nbd+unix:///export?socket=" + socket

@@ -11,8 +11,8 @@ import (
 	"nbd.example/nbd/chain"
 )
 
-func addBackends(r *chain.Registry) {
-	r.Backend(fileBackend())
+func addBackends(r *chain.Registry, f Files) {
+	r.Backend(fileBackend(f))
 	r.Backend(memoryBackend())
 	r.Backend(sized("null", "reads as zeroes, forgets what is written", func(size int64) (block.Backend, error) {
 		return null.New(null.Config{Size: size})
@@ -22,7 +22,7 @@ func addBackends(r *chain.Registry) {
 	}))
 }
 
-func fileBackend() chain.Backend {
+func fileBackend(files Files) chain.Backend {
 	return chain.Backend{
 		Element: chain.Element{
 			Name: chain.FileElement, Summary: "a regular file or a block device",
@@ -39,6 +39,7 @@ func fileBackend() chain.Backend {
 			f, err := file.Open(file.Config{
 				Path: a.Text("path"), ReadOnly: a.Bool("readonly"), Direct: a.Bool("direct"),
 				Sync: a.Bool("sync"), Size: a.Size("size"), Force: a.Bool("force"),
+				Open: files.Open, Stat: files.Stat,
 			})
 			if err != nil {
 				return nil, err

@@ -10,14 +10,26 @@
 package core
 
 import (
+	"io/fs"
+	"os"
+
 	"nbd.example/nbd/chain"
 )
 
+// Files opens what elements keep on disk. The zero value asks the system.
+type Files struct {
+	Open func(name string, flag int, perm fs.FileMode) (*os.File, error) // nil means os.OpenFile
+	Stat func(name string) (fs.FileInfo, error)                          // nil means os.Stat
+	// CreateTemp makes a file that nobody else needs to find. Nil means os.CreateTemp.
+	CreateTemp func(dir, pattern string) (*os.File, error)
+}
+
 // Registry returns a new registry with the back ends file, memory, null and
-// pattern, and the layers readonly, cow, offset, truncate, delay and fault.
-func Registry() *chain.Registry {
+// pattern, and the layers readonly, cow, offset, truncate, delay and fault. They
+// open files through f.
+func Registry(f Files) *chain.Registry {
 	r := &chain.Registry{}
-	addBackends(r)
-	addLayers(r)
+	addBackends(r, f)
+	addLayers(r, f)
 	return r
 }

@@ -41,7 +41,7 @@ func TestElements(t *testing.T) {
 		{"memory:1000::delay:read=1ns", 1000, false, 0},
 		{"memory:1000::fault:read@512=EIO,write=ENOSPC,seed=1", 1000, false, 0},
 	} {
-		s, err := core.Registry().Parse(x.text)
+		s, err := core.Registry(core.Files{}).Parse(x.text)
 		if err != nil {
 			t.Errorf("%s: %v", x.text, err)
 			continue
@@ -78,11 +78,11 @@ func TestMistakes(t *testing.T) {
 		"memory:1G | truncate:round-up=512,round-down=512": "not both",
 		"memory:1G | offset":                               `write it like "offset:1G"`,
 	} {
-		if _, err := core.Registry().Parse(text); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := core.Registry(core.Files{}).Parse(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want an error with %q", text, err, want)
 		}
 	}
-	s, err := core.Registry().Parse("memory:1k | offset:2k")
+	s, err := core.Registry(core.Files{}).Parse("memory:1k | offset:2k")
 	if err != nil {
 		t.Fatal(err)
 	}

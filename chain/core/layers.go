@@ -11,19 +11,19 @@ import (
 	"nbd.example/nbd/layer/truncate"
 )
 
-func addLayers(r *chain.Registry) {
+func addLayers(r *chain.Registry, f Files) {
 	r.Layer(chain.Layer{
 		Element: chain.Element{Name: "readonly", Summary: "refuses every change"},
 		Make:    func(chain.Args) (block.Layer, error) { return readonly.Layer(), nil },
 	})
-	r.Layer(cowLayer())
+	r.Layer(cowLayer(f))
 	r.Layer(offsetLayer())
 	r.Layer(truncateLayer())
 	r.Layer(delayLayer())
 	r.Layer(faultLayer())
 }
 
-func cowLayer() chain.Layer {
+func cowLayer(files Files) chain.Layer {
 	return chain.Layer{
 		Element: chain.Element{
 			Name: "cow", Summary: "keeps changes in a temporary file, and drops them at the end",
@@ -33,7 +33,7 @@ func cowLayer() chain.Layer {
 			},
 		},
 		Make: func(a chain.Args) (block.Layer, error) {
-			return cow.Layer(cow.Config{Dir: a.Text("dir"), Sparse: a.Bool("sparse")}), nil
+			return cow.Layer(cow.Config{Dir: a.Text("dir"), Sparse: a.Bool("sparse"), CreateTemp: files.CreateTemp}), nil
 		},
 	}
 }

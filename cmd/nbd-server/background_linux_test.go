@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,8 +99,21 @@ func TestBackground(t *testing.T) {
 		t.Errorf("a second server: %v, %s", err, out)
 	}
 
-	// The clients' end shows when the new configuration is in force.
+	// Its log is out of reach: the new export itself shows when it is there.
 	write(t, filepath.Join(dir, "conf.d"), "b.conf", "[b]\nexportname = memory:2M\n")
+	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); ; {
+		b, err := connect(t, harness.UnixURI(sock, "b"))
+		if err == nil {
+			b.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the reload brings no new export: %v", err)
+		}
+	}
 	c := mustConnect(t, harness.UnixURI(sock, "e"))
 	finish(t, pid)
 	if err := c.ReadAt(t.Context(), make([]byte, 1), 0); err == nil {
@@ -109,6 +123,21 @@ func TestBackground(t *testing.T) {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
 			t.Errorf("%s is left", name)
 		}
+	}
+}
+
+// TestUnits lets systemd read the units.
+func TestUnits(t *testing.T) {
+	testgate.Requires(t, testgate.Program("systemd-analyze"))
+	dir := t.TempDir()
+	var units []string
+	for _, name := range []string{"nbd-server.service", "nbd-server.socket"} {
+		text := strings.ReplaceAll(read(t, filepath.Join("..", "..", "systemd", name)), "/usr/bin/nbd-server", harness.Binary(t))
+		units = append(units, write(t, dir, name, text))
+	}
+	out, err := exec.Command("systemd-analyze", append([]string{"verify", "--man=no"}, units...)...).CombinedOutput()
+	if err != nil || len(out) > 0 {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

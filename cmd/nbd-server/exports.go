@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -45,7 +47,10 @@ func (p *program) spec(x *nbdconf.Export) (source, error) {
 	if plain || x.Temporary || exists(name) {
 		return source{path: p.env.open.Abs(name)}, nil
 	}
-	r := core.Registry()
+	open := p.env.open
+	r := core.Registry(core.Files{Open: open.OpenFile, Stat: open.Stat, CreateTemp: func(dir, pattern string) (*os.File, error) {
+		return nameless(open, cmp.Or(dir, os.TempDir()), pattern)
+	}})
 	r.Exists = exists
 	spec, err := r.Parse(name)
 	if err != nil {

@@ -91,7 +91,7 @@ func (p *program) tell() (done bool, status int) {
 	case p.flags.Version:
 		_, err = fmt.Fprintf(p.env.stdout, "This is nbd-server version %s\n", versionText())
 	case p.flags.Chains:
-		err = core.Registry().WriteHelp(p.env.stdout)
+		err = core.Registry(core.Files{}).WriteHelp(p.env.stdout)
 	default:
 		return false, exitOK
 	}

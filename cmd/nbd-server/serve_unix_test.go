@@ -573,3 +573,48 @@ func TestLogFormats(t *testing.T) {
 		p.stop()
 	}
 }
+
+// TestTLSReload: TLS is forced, clients need certificates, and SIGHUP brings a
+// new certificate.
+func TestTLSReload(t *testing.T) {
+	dir := harness.Dir(t)
+	old, fresh := harness.NewAuthority(t, dir, "old"), harness.NewAuthority(t, dir, "fresh")
+	oldServer, freshServer := old.Issue(t, "server", "server", "127.0.0.1"), fresh.Issue(t, "server", "server", "127.0.0.1")
+	oldClient, freshClient := old.Issue(t, "client", "client"), fresh.Issue(t, "client", "client")
+	config := func(server, ca string) string {
+		return "[generic]\nport = 0\nlistenaddr = 127.0.0.1\nforce_tls = true\n" + harness.ServerLines(server, ca) + "[e]\nexportname = memory:1M\n"
+	}
+	write(t, dir, "c.conf", config(oldServer, old.CA()))
+	p := launch(t, dir, nil, "-n", "-C", "c.conf")
+	port := p.port()
+	uri := func(scheme, folder string) string {
+		return scheme + "://127.0.0.1:" + port + "/e?tls-certificates=" + folder
+	}
+	try := func(uri string, want bool) {
+		t.Helper()
+		c, err := connect(t, uri)
+		if (err == nil) != want {
+			t.Errorf("%s: %v; want success: %v", uri, err, want)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+	try("nbd://127.0.0.1:"+port+"/e", false)
+	try(uri("nbds", oldClient), true)
+	try(uri("nbds", freshClient), false)
+	try(uri("nbds", old.Folder(t, "none")), false)
+
+	write(t, dir, "c.conf", config(freshServer, filepath.Join(dir, "nonexistent")))
+	p.signal(syscall.SIGHUP)
+	p.await("cacertfile: open ")
+	p.await("the earlier one stays in force")
+	try(uri("nbds", oldClient), true)
+
+	write(t, dir, "c.conf", config(freshServer, fresh.CA()))
+	p.signal(syscall.SIGHUP)
+	p.await("configuration taken over")
+	try(uri("nbds", freshClient), true)
+	try(uri("nbds", oldClient), false)
+	p.stop()
+}

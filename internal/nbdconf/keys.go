@@ -73,7 +73,7 @@ var genericKeys = []Key{
 	{Name: "includedir", Kind: String, field: func(g *Generic, _ *Export) any { return &g.IncludeDir },
 		Help: `A folder. Every file in it whose name ends in .conf is read as a part of this file, in the order of their names. Such files hold exports only: no [generic]. The folder must exist.`},
 	{Name: "keyfile", Kind: String, field: func(g *Generic, _ *Export) any { return &g.KeyFile },
-		Help: `The PEM file of the server's private key. It switches TLS on. It is read before the server changes to user, and again on SIGHUP.`},
+		Help: `The PEM file of the server's private key. It switches TLS on. It is read before the server changes to user, and again, as that user, on SIGHUP: if user may not read it, the reload fails and the earlier key stays in use.`},
 	{Name: "listenaddr", Kind: List, Default: "all addresses, IPv4 and IPv6", field: func(g *Generic, _ *Export) any { return &g.ListenAddr },
 		Help: `The addresses to listen on, separated by commas. 0.0.0.0 stands for all IPv4 addresses, :: for all IPv6 addresses. Of a host name the first address is taken.`},
 	{Name: "max_threads", Kind: Int, Default: "32", field: func(g *Generic, _ *Export) any { return &g.MaxThreads },

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"nbd.example/nbd/internal/opener"
@@ -191,9 +192,9 @@ func (l *loader) checkVirtual(g *Group, x *Export) {
 	style, at := "ipliteral", x.Where("exportname")
 	if e := g.Last("virtstyle"); e != nil {
 		style, at = strings.TrimRight(e.Value, space), e.Pos
-		switch name, _, _ := strings.Cut(style, " "); name {
-		case "none", "ipliteral", "iphash", "cidrhash":
-		default:
+		name, bits, _ := strings.Cut(style, " ")
+		_, err := strconv.ParseUint(strings.TrimLeft(bits, space), 10, 8)
+		if style != "none" && style != "ipliteral" && style != "iphash" && (name != "cidrhash" || err != nil) {
 			l.problems.add(at, Error, "virtstyle in [%s] is %s; want none, ipliteral, iphash or cidrhash N", g.Name, quote(style))
 			return
 		}
