@@ -124,6 +124,37 @@ type Span struct {
 	FD  uintptr
 	Off int64 // bytes, in the file
 	Len int64 // bytes
+	// address is where a mapping of the bytes lies, or 0. Only the kernel may
+	// touch them: if the file has become smaller, or its disk fails, it says so by
+	// an error, while this process would be ended by a signal. Hence it is no
+	// []byte, and never becomes one.
+	address uintptr
+}
+
+// MappedSpan describes n bytes of a mapping.
+func MappedSpan(address uintptr, n int64) Span { return Span{Len: n, address: address} }
+
+// Address returns where the mapping lies, or 0 if s is a stretch of a file. It
+// is for system calls alone.
+func (s Span) Address() uintptr { return s.address }
+
+// Advance returns s without its first n bytes.
+func (s Span) Advance(n int64) Span {
+	s.Off += n
+	s.Len -= n
+	if s.address != 0 {
+		s.address += uintptr(n)
+	}
+	return s
+}
+
+// Mapper is a Direct that can also offer bytes by a mapping. It does so only for
+// what is known to be in memory and asked for again and again: the first touch
+// of a page costs more than a read, and one that is not there makes the socket
+// wait for the disk.
+type Mapper interface {
+	Direct
+	Mapped(off, n int64) (Span, bool)
 }
 
 // Layer puts a back end over next. The new back end owns next and closes it.

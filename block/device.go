@@ -24,6 +24,7 @@ type Device struct {
 	e      Extenter
 	c      Cacher
 	direct Direct
+	mapper Mapper
 
 	caps   Caps
 	min    int64        // caps.BlockSize.Minimum
@@ -49,6 +50,7 @@ func New(b Backend) (*Device, error) {
 	d.e, _ = b.(Extenter)
 	d.c, _ = b.(Cacher)
 	d.direct, _ = b.(Direct)
+	d.mapper, _ = b.(Mapper)
 	if err := d.settle(); err != nil {
 		return nil, fmt.Errorf("%T: %w", b, err)
 	}

@@ -30,6 +30,18 @@ func (d *Device) Range(off, n int64, onlyData bool) (Span, bool) {
 	return d.direct.Range(off, n, onlyData)
 }
 
+// HasMapped reports whether Mapped may ever say yes.
+func (d *Device) HasMapped() bool { return d.mapper != nil }
+
+// Mapped returns a stretch of bytes that can go to a socket from where they are
+// mapped.
+func (d *Device) Mapped(off, n int64) (Span, bool) {
+	if d.mapper == nil || off < 0 || n <= 0 || off > d.caps.Size || n > d.caps.Size-off {
+		return Span{}, false
+	}
+	return d.mapper.Mapped(off, n)
+}
+
 // Avoid tells the back end that s could not be sent whole.
 func (d *Device) Avoid(s Span) {
 	if d.direct != nil {

@@ -12,7 +12,7 @@ func (a *answer) add(s segment) { a.segs = append(a.segs, s) }
 
 // tail returns the last segment if n more bytes fit into it, or a new one.
 func (a *answer) tail(n int) *segment {
-	if k := len(a.segs) - 1; k >= 0 && !a.segs[k].isSpan() {
+	if k := len(a.segs) - 1; k >= 0 && a.segs[k].buf != nil {
 		if s := &a.segs[k]; cap(s.buf.b)-s.hi >= n {
 			return s
 		}

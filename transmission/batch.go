@@ -7,6 +7,8 @@ import "nbd.example/nbd/block"
 type batch struct {
 	segs     []segment
 	cur      *buffer // being filled; not in segs yet
+	from     int     // where in cur the next segment begins
+	owner    int     // index of the last segment that shares cur, if from is not 0
 	requests int     // whose answers end in cur
 	held     int     // bytes of buffers in segs
 	large    bool    // more than one answer is to come
@@ -23,7 +25,7 @@ func (b *batch) room(n int) []byte {
 		if b.large && n > maxHeader {
 			size = batchSize
 		}
-		b.cur = getBuffer(max(n, size))
+		b.cur, b.from = getBuffer(max(n, size)), 0
 		b.cur.b = b.cur.b[:0]
 	}
 	return b.cur.b[len(b.cur.b):]
@@ -34,7 +36,11 @@ func (b *batch) commit(p []byte) { b.cur.b = b.cur.b[:len(b.cur.b)+len(p)] }
 
 // span appends a stretch of a file, with which that many requests are answered.
 func (b *batch) span(s block.Span, requests int) {
-	b.seal()
+	if n := len(b.cur.b); n > b.from { // what follows goes on in the same buffer
+		b.owner = len(b.segs)
+		b.segs = append(b.segs, segment{buf: b.cur, lo: b.from, hi: n, shared: true, requests: b.requests})
+		b.from, b.requests = n, 0
+	}
 	b.segs = append(b.segs, segment{span: s, requests: requests})
 }
 
@@ -43,13 +49,18 @@ func (b *batch) seal() {
 	if b.cur == nil {
 		return
 	}
-	n := len(b.cur.b)
-	if n == 0 {
-		b.cur.put()
-	} else {
-		b.segs = append(b.segs, segment{buf: b.cur, hi: n, requests: b.requests, held: cap(b.cur.b)})
-		b.held += cap(b.cur.b)
+	n, size := len(b.cur.b), cap(b.cur.b)
+	switch {
+	case n > b.from:
+		b.segs = append(b.segs, segment{buf: b.cur, lo: b.from, hi: n, requests: b.requests, held: size})
+		b.held += size
 		b.requests = 0
+	case b.from > 0: // the last segment that has a part of it gives it back
+		b.segs[b.owner].shared = false
+		b.segs[b.owner].held = size
+		b.held += size
+	default:
+		b.cur.put()
 	}
 	b.cur = nil
 }

@@ -13,16 +13,40 @@ import (
 	"nbd.example/nbd/block"
 )
 
-// segment is a stretch of output: bytes of a buffer, or a span of a file.
+// segment is a stretch of output: bytes of a buffer, or a span of a file or of a
+// mapping.
 type segment struct {
 	buf      *buffer
-	lo, hi   int // what of buf is still to be sent
+	lo, hi   int  // what of buf is still to be sent
+	shared   bool // a later segment has a part of buf, and gives it back
 	span     block.Span
 	requests int // that are answered when this has been sent
 	held     int // bytes of the budget that are free then
 }
 
-func (s *segment) isSpan() bool { return s.span.Len > 0 }
+// inFile reports whether s is a stretch of a file, which has a system call of
+// its own.
+func (s *segment) inFile() bool { return s.span.Len > 0 && s.span.Address() == 0 }
+
+// left returns how many bytes are still to be sent.
+func (s *segment) left() int { return s.hi - s.lo + int(s.span.Len) }
+
+// skip takes n bytes off the front.
+func (s *segment) skip(n int) {
+	if s.span.Len > 0 {
+		s.span = s.span.Advance(int64(n))
+	} else {
+		s.lo += n
+	}
+}
+
+// put gives the buffer back, if s is the one to do it.
+func (s *segment) put() {
+	if !s.shared {
+		s.buf.put()
+	}
+	s.buf = nil
+}
 
 // output is the sending half of a connection. It has one owner at a time:
 // whoever finds it idle sends, the others append to what the owner sends next.
@@ -162,15 +186,15 @@ func (o *output) explain(err error) error {
 
 var errStuck = errors.New("the client has taken nothing for too long")
 
-// advance accounts for n bytes of bytes that the socket took.
+// advance accounts for n bytes that the socket took.
 func (o *output) advance(n int) {
 	o.bytes.Add(uint64(n))
 	for n > 0 {
 		s := &o.sending[o.next]
-		k := min(n, s.hi-s.lo)
-		s.lo += k
+		k := min(n, s.left())
+		s.skip(k)
 		n -= k
-		if s.lo == s.hi {
+		if s.left() == 0 {
 			o.finish()
 		}
 	}
@@ -180,15 +204,14 @@ func (o *output) advance(n int) {
 func (o *output) finish() {
 	s := &o.sending[o.next]
 	o.next++
-	s.buf.put()
-	s.buf = nil
+	s.put()
 	o.sent(s.requests, s.held)
 }
 
 // discard gives segments back unsent.
 func (o *output) discard(segs []segment) {
 	for i := range segs {
-		segs[i].buf.put()
+		segs[i].put()
 		o.sent(segs[i].requests, segs[i].held)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"nbd.example/nbd/block"
 )
 
 // maxVector bounds the buffers that go out with one system call.
@@ -33,41 +35,71 @@ func plainSocket(conn any) syscall.RawConn {
 // step makes one system call for the segments at hand. o.progress tells how it
 // went: nil, EAGAIN, or why the connection is over.
 func (o *output) step(fd uintptr) {
-	if o.sending[o.next].isSpan() {
+	if o.sending[o.next].inFile() {
 		o.progress = o.stepSpan(fd)
 	} else {
 		o.progress = o.stepBytes(fd)
 	}
 }
 
+// stepBytes sends what lies in memory: buffers, and spans of mappings.
 func (o *output) stepBytes(fd uintptr) error {
-	count, more := 0, 0
+	count, flags, mapped := 0, uintptr(unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT), false
 	for i := o.next; i < len(o.sending) && count < maxVector; i++ {
 		s := &o.sending[i]
-		if s.isSpan() {
-			more = unix.MSG_MORE // the header and its data belong together
+		if s.inFile() {
+			flags |= unix.MSG_MORE // the header and its data belong together
 			break
 		}
-		o.vec.iov[count].Base = unsafe.SliceData(s.buf.b[s.lo:s.hi]) // hi may be beyond b's length
-		o.vec.iov[count].SetLen(s.hi - s.lo)
+		o.vec.iov[count].SetLen(s.left())
+		if a := s.span.Address(); a != 0 {
+			// The collector knows nothing of it, and nothing here looks at it.
+			*(*uintptr)(unsafe.Pointer(&o.vec.iov[count].Base)) = a
+			mapped = true
+		} else {
+			o.vec.iov[count].Base = unsafe.SliceData(s.buf.b[s.lo:s.hi]) // hi may be beyond b's length
+		}
 		count++
 	}
 	o.vec.msg.Iov = &o.vec.iov[0]
 	o.vec.msg.SetIovlen(count)
 	for {
-		// The socket does not block, so the scheduler need not know of the call.
-		n, _, err := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&o.vec.msg)), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT|uintptr(more))
-		switch err {
-		case 0:
-			o.advance(int(n))
+		n, err := o.sendmsg(fd, flags, mapped)
+		switch {
+		case err == 0:
+			o.advance(n)
 			return nil
-		case unix.EINTR:
-		case unix.EAGAIN:
+		case err == unix.EAGAIN:
 			return syscall.EAGAIN
-		default:
+		case err == unix.EFAULT && mapped:
+			// A page is not there any more, or cannot be read. Whether the
+			// fault is in the first one or a later one, nobody says.
+			o.avoid(o.firstMapped())
+			return errSpan
+		case err != unix.EINTR:
 			return err
 		}
 	}
+}
+
+// sendmsg makes the call. The socket does not block, so the scheduler need not
+// know of it; but to touch a mapping may.
+func (o *output) sendmsg(fd, flags uintptr, mapped bool) (int, unix.Errno) {
+	if mapped {
+		n, _, err := unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&o.vec.msg)), flags)
+		return int(n), err
+	}
+	n, _, err := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&o.vec.msg)), flags)
+	return int(n), err
+}
+
+func (o *output) firstMapped() block.Span {
+	for i := o.next; i < len(o.sending); i++ {
+		if s := o.sending[i].span; s.Address() != 0 {
+			return s
+		}
+	}
+	return block.Span{}
 }
 
 // stepSpan sends from the page cache. The count that comes back alone says
@@ -80,8 +112,7 @@ func (o *output) stepSpan(fd uintptr) error {
 		switch {
 		case n > 0:
 			o.bytes.Add(uint64(n))
-			s.span.Off += int64(n)
-			if s.span.Len -= int64(n); s.span.Len == 0 {
+			if s.skip(n); s.left() == 0 {
 				o.finish()
 			}
 			return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"nbd.example/nbd/block"
 	"nbd.example/nbd/proto"
 )
 
@@ -170,6 +171,12 @@ func (c *conn) alone() bool {
 
 func (c *conn) readNow(r *proto.Request) bool {
 	n := int(r.Length)
+	if c.mapped && n < longRead { // for long ones sendfile is faster
+		if s, ok := c.dev.Mapped(int64(r.Offset), int64(n)); ok {
+			c.sendSpan(r, s)
+			return true
+		}
+	}
 	if n >= longRead {
 		return c.readSpan(r) || n <= largeSize-headroom && !c.holes && c.readCopy(r, n)
 	}
@@ -197,9 +204,14 @@ func (c *conn) readSpan(r *proto.Request) bool {
 		return false
 	}
 	s, ok := c.dev.Range(int64(r.Offset), int64(r.Length), c.holes && r.Flags&proto.CmdFlagDF == 0)
-	if !ok {
-		return false
+	if ok {
+		c.sendSpan(r, s)
 	}
+	return ok
+}
+
+// sendSpan answers with bytes that are not copied through this process.
+func (c *conn) sendSpan(r *proto.Request, s block.Span) {
 	p := c.batch.room(maxHeader)[:0]
 	c.batch.commit(c.style.appendData(p, r, r.Offset, int(r.Length), 0))
 	if c.style == simple {
@@ -211,7 +223,6 @@ func (c *conn) readSpan(r *proto.Request) bool {
 		c.batch.span(s, 0)
 		c.done(r)
 	}
-	return true
 }
 
 // deferRead hands a read to the workers as soon as there is room for its answer.

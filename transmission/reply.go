@@ -3,6 +3,7 @@ package transmission
 import (
 	"encoding/binary"
 	"errors"
+	"strings"
 
 	"nbd.example/nbd/block"
 	"nbd.example/nbd/proto"
@@ -68,7 +69,7 @@ func (s style) appendError(b []byte, r *proto.Request, e proto.Errno, text strin
 	if s == simple {
 		return proto.AppendSimpleReply(b, e, r.Cookie)
 	}
-	p := proto.ErrorPayload{Error: e, Message: text[:min(len(text), 512)]}
+	p := proto.ErrorPayload{Error: e, Message: presentable(text)}
 	t := proto.ChunkErrorPlain
 	var at *block.OffsetError
 	if errors.As(err, &at) && at.Off >= 0 && uint64(at.Off) >= r.Offset && uint64(at.Off)-r.Offset < r.Length {
@@ -80,6 +81,13 @@ func (s style) appendError(b []byte, r *proto.Request, e proto.Errno, text strin
 	}
 	b = s.appendChunk(b, r, t, proto.ReplyFlagDone, n)
 	return proto.AppendErrorPayload(b, t, &p)
+}
+
+// presentable makes text a string of the protocol, of at most 512 bytes.
+// proto.md, "Conventions".
+func presentable(text string) string {
+	text = strings.ToValidUTF8(text[:min(len(text), 512)], "")
+	return strings.ReplaceAll(text, "\x00", "")
 }
 
 // appendHole appends a hole chunk.

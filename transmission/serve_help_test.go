@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"runtime"
@@ -66,6 +67,8 @@ type ramDisk struct {
 	cached  int
 	noRead  bool // TryRead says no
 	noWrite bool // TryWrite says no
+	// hook, if set, is called at the beginning of each call, with the method's name.
+	hook func(method string)
 }
 
 var (
@@ -97,6 +100,12 @@ func (d *ramDisk) fill(off, n int64) []byte {
 	return bytes.Clone(d.data[off : off+n])
 }
 
+func (d *ramDisk) enter(method string) {
+	if d.hook != nil {
+		d.hook(method)
+	}
+}
+
 func (d *ramDisk) contents(off, n int64) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -113,6 +122,7 @@ func (d *ramDisk) Caps() block.Caps { return d.caps }
 func (d *ramDisk) Close() error     { return nil }
 
 func (d *ramDisk) ReadAt(_ context.Context, p []byte, off int64) error {
+	d.enter("ReadAt")
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	copy(p, d.data[off:])
@@ -126,6 +136,12 @@ func (d *ramDisk) settle(off, n int64, f block.Flags) {
 }
 
 func (d *ramDisk) WriteAt(_ context.Context, p []byte, off int64, f block.Flags) error {
+	d.enter("WriteAt")
+	d.put(p, off, f)
+	return nil
+}
+
+func (d *ramDisk) put(p []byte, off int64, f block.Flags) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	copy(d.data[off:], p)
@@ -133,10 +149,10 @@ func (d *ramDisk) WriteAt(_ context.Context, p []byte, off int64, f block.Flags)
 		d.used[i] = true
 	}
 	d.settle(off, int64(len(p)), f)
-	return nil
 }
 
 func (d *ramDisk) Flush(context.Context) error {
+	d.enter("Flush")
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.flushes++
@@ -157,6 +173,7 @@ func (d *ramDisk) clear(off, n int64, keep bool) {
 }
 
 func (d *ramDisk) Trim(_ context.Context, off, n int64, f block.Flags) error {
+	d.enter("Trim")
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.clear(off, n, false)
@@ -165,6 +182,7 @@ func (d *ramDisk) Trim(_ context.Context, off, n int64, f block.Flags) error {
 }
 
 func (d *ramDisk) WriteZeroes(_ context.Context, off, n int64, f block.Flags) error {
+	d.enter("WriteZeroes")
 	if f&block.FastZero != 0 && f&block.NoHole != 0 {
 		return fmt.Errorf("%w: fast zeroes without a hole", errors.ErrUnsupported)
 	}
@@ -176,6 +194,7 @@ func (d *ramDisk) WriteZeroes(_ context.Context, off, n int64, f block.Flags) er
 }
 
 func (d *ramDisk) Extents(_ context.Context, off, n int64, f block.Flags, add func(block.Extent) bool) error {
+	d.enter("Extents")
 	for at := off; at < off+n; {
 		d.mu.Lock()
 		i := at / page
@@ -197,6 +216,7 @@ func (d *ramDisk) Extents(_ context.Context, off, n int64, f block.Flags, add fu
 }
 
 func (d *ramDisk) Cache(context.Context, int64, int64) error {
+	d.enter("Cache")
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.cached++
@@ -204,6 +224,7 @@ func (d *ramDisk) Cache(context.Context, int64, int64) error {
 }
 
 func (d *ramDisk) TryRead(p []byte, off int64) bool {
+	d.enter("TryRead")
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	copy(p, d.data[off:])
@@ -211,10 +232,12 @@ func (d *ramDisk) TryRead(p []byte, off int64) bool {
 }
 
 func (d *ramDisk) TryWrite(p []byte, off int64) bool {
+	d.enter("TryWrite")
 	if d.noWrite {
 		return false
 	}
-	return d.WriteAt(context.Background(), p, off, 0) == nil
+	d.put(p, off, 0)
+	return true
 }
 
 func (d *ramDisk) Range(int64, int64, bool) (block.Span, bool) { return block.Span{}, false }
@@ -254,6 +277,7 @@ type setup struct {
 	minBlock  uint32
 	group     *Group
 	early     []byte
+	log       func() *slog.Logger
 	cfg       Config
 	// tune changes the connection before it begins.
 	tune func(c *conn, client, server net.Conn)
@@ -288,7 +312,7 @@ func serve(t testing.TB, dev *block.Device, s setup) *rig {
 	}
 	session := &Session{
 		Device: dev, Group: s.group, Flags: flags, Structured: s.style == structured, Extended: s.style == extended,
-		Contexts: s.contexts, MinBlock: s.minBlock, Early: s.early,
+		Contexts: s.contexts, MinBlock: s.minBlock, Early: s.early, Log: s.log,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &rig{
@@ -303,8 +327,8 @@ func serve(t testing.TB, dev *block.Device, s setup) *rig {
 	t.Cleanup(func() { client.Close() })
 	go func() {
 		r.stats, r.err = r.c.serve(ctx)
-		server.Close()
 		close(r.done)
+		server.Close()
 	}()
 	return r
 }
@@ -315,6 +339,8 @@ func connect(t testing.TB, transport string) (client, server net.Conn) {
 	switch transport {
 	case "pipe":
 		return net.Pipe()
+	case "tcp":
+		return tcpSockets(t)
 	case "tls":
 		c, s := demuxSockets(t)
 		config := tlsConfig(t)
@@ -650,10 +676,10 @@ func (r *rig) wait() error {
 	if n := c.pending.Load(); n != 0 {
 		r.t.Errorf("%d requests are still pending", n)
 	}
-	if n := c.held.Load(); n != 0 {
+	if n := c.held.used.Load(); n != 0 {
 		r.t.Errorf("%d bytes are still held", n)
 	}
-	if n := c.taken.Load(); n != 0 {
+	if n := c.taken.used.Load(); n != 0 {
 		r.t.Errorf("%d bytes are still taken", n)
 	}
 	if n := c.changes.Load(); n != 0 {
@@ -695,6 +721,17 @@ func within(t testing.TB, what string, c <-chan struct{}) {
 	case <-time.After(patience):
 		stacks := make([]byte, 1<<18)
 		t.Fatalf("waiting too long until %s\n%s", what, stacks[:runtime.Stack(stacks, true)])
+	}
+}
+
+// until waits for what no event tells.
+func until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); runtime.Gosched() {
+		if time.Now().After(end) {
+			stacks := make([]byte, 1<<18)
+			t.Fatalf("waiting too long until %s\n%s", what, stacks[:runtime.Stack(stacks, true)])
+		}
 	}
 }
 

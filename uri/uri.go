@@ -225,7 +225,7 @@ func checkHost(host string) error {
 		return nil
 	}
 	name := strings.IndexFunc(host, func(r rune) bool {
-		return r == utf8.RuneError || r < 0x80 && !unreserved(byte(r)) && strings.IndexRune(subDelims, r) < 0
+		return r == utf8.RuneError || r < 0x80 && !unreserved(byte(r)) && !strings.ContainsRune(subDelims, r)
 	})
 	if name >= 0 {
 		return fmt.Errorf("host %q is not a name", host)

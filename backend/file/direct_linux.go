@@ -14,7 +14,7 @@ import (
 const (
 	readNever  = iota // every read may wait
 	readNowait        // RWF_NOWAIT answers from the page cache or not at all
-	readAlways        // the file lives in memory (tmpfs), which refuses RWF_NOWAIT and never waits
+	readAlways        // the file lives in memory (tmpfs), which refuses RWF_NOWAIT and waits for nothing but swap
 )
 
 // slowWrite is how long a buffered write may take before those that follow are
@@ -24,26 +24,33 @@ const (
 	slowPause = 100 * time.Millisecond
 )
 
+// quietRead is how many bytes are read at most without telling the scheduler.
+const quietRead = 64 << 10
+
 // fast is the state of the fast path.
 type fast struct {
 	read      int
-	write     bool         // writes go to the page cache of a regular file
-	slowUntil atomic.Int64 // writes may wait until then, in nanoseconds since start
-	spans     bool         // the page cache can be asked what is in memory
-	inMemory  bool
+	write     bool                 // writes go to the page cache of a regular file on a local disk
+	spans     bool                 // the page cache can be asked what is in memory
+	inMemory  bool                 // there is no disk below
+	missed    atomic.Bool          // the last read was not in memory
+	clock     func() time.Duration // the time since some moment
+	slowUntil atomic.Int64         // writes may wait until then, in nanoseconds on clock
 }
 
 var start = time.Now()
 
+func sinceStart() time.Duration { return time.Since(start) }
+
 var (
-	_ block.Extenter = (*File)(nil)
-	_ block.Cacher   = (*File)(nil)
-	_ block.Direct   = (*File)(nil)
+	_ block.Cacher = (*File)(nil)
+	_ block.Direct = (*File)(nil)
 )
 
 // findFast finds out once what the file allows.
 func (f *File) findFast() {
 	s := &f.sys.fast
+	s.clock = sinceStart
 	if f.config.Direct {
 		return
 	}
@@ -51,26 +58,43 @@ func (f *File) findFast() {
 	if unix.Fstatfs(int(f.fd), &fs) != nil {
 		return
 	}
-	s.inMemory = fs.Type == unix.TMPFS_MAGIC && !f.device
-	s.write = !f.device && !f.config.Sync && !f.config.ReadOnly
-	switch {
-	case s.inMemory:
+	s.inMemory = !f.device && inMemory(&fs)
+	if s.inMemory {
 		s.read, s.spans = readAlways, true
-	case f.nowait(make([]byte, 1), 0) != unix.EOPNOTSUPP:
-		s.read = readNowait
-		_, err := f.resident(0, 1)
-		s.spans = err == 0
+	} else {
+		switch f.nowait(make([]byte, 1), 0) {
+		case 0, unix.EAGAIN, unix.EIO:
+			s.read = readNowait
+			_, err := f.resident(0, 1)
+			s.spans = err == 0
+		}
 	}
+	// What cannot read without waiting is behind a network or another program,
+	// and might keep a writer waiting for good. An overlay is not.
+	local := s.read != readNever || fs.Type == unix.OVERLAYFS_SUPER_MAGIC
+	s.write = local && !f.device && !f.config.Sync && !f.config.ReadOnly
+}
+
+// inMemory tells a file system that has no disk below.
+func inMemory(fs *unix.Statfs_t) bool {
+	magic := uint32(fs.Type)
+	return magic == unix.TMPFS_MAGIC || magic == unix.RAMFS_MAGIC
 }
 
 // nowait reads from the page cache. EIO stands for a short read, which says
 // that the rest is not in memory or not there.
-func (f *File) nowait(p []byte, off int64) unix.Errno {
+func (f *File) nowait(p []byte, off int64) (err unix.Errno) {
 	iov := unix.Iovec{Base: unsafe.SliceData(p)}
 	iov.SetLen(len(p))
-	// Never waits, so the scheduler need not know of it.
-	n, _, err := unix.RawSyscall6(unix.SYS_PREADV2, f.fd, uintptr(unsafe.Pointer(&iov)), 1,
-		uintptr(off), uintptr(uint64(off)>>32), unix.RWF_NOWAIT)
+	lo, hi := offsetHalves(off)
+	var n uintptr
+	// The scheduler need not know of what takes no time. A read that misses is not
+	// of that kind: it starts the disk.
+	if len(p) <= quietRead && !f.sys.fast.missed.Load() {
+		n, _, err = unix.RawSyscall6(unix.SYS_PREADV2, f.fd, uintptr(unsafe.Pointer(&iov)), 1, lo, hi, unix.RWF_NOWAIT)
+	} else {
+		n, _, err = unix.Syscall6(unix.SYS_PREADV2, f.fd, uintptr(unsafe.Pointer(&iov)), 1, lo, hi, unix.RWF_NOWAIT)
+	}
 	if err == 0 && int(n) != len(p) {
 		return unix.EIO
 	}
@@ -79,9 +103,14 @@ func (f *File) nowait(p []byte, off int64) unix.Errno {
 
 // TryRead answers from memory, or not at all.
 func (f *File) TryRead(p []byte, off int64) bool {
-	switch f.sys.fast.read {
+	s := &f.sys.fast
+	switch s.read {
 	case readNowait:
-		return f.nowait(p, off) == 0
+		ok := f.nowait(p, off) == 0
+		if s.missed.Load() == ok {
+			s.missed.Store(!ok)
+		}
+		return ok
 	case readAlways:
 		n, err := unix.Pread(int(f.fd), p, off)
 		return err == nil && n == len(p)
@@ -99,12 +128,12 @@ func (f *File) TryWrite(p []byte, off int64) bool {
 		n, err := unix.Pwrite(int(f.fd), p, off)
 		return err == nil && n == len(p)
 	}
-	begin := time.Since(start)
+	begin := s.clock()
 	if int64(begin) < s.slowUntil.Load() {
 		return false
 	}
 	n, err := unix.Pwrite(int(f.fd), p, off)
-	if end := time.Since(start); end-begin > slowWrite {
+	if end := s.clock(); end-begin > slowWrite {
 		s.slowUntil.Store(int64(end + slowPause))
 	}
 	return err == nil && n == len(p)
@@ -129,16 +158,14 @@ func (f *File) Range(off, n int64, onlyData bool) (block.Span, bool) {
 // so that the next to ask gets the error.
 func (f *File) Avoid(block.Span) { f.spanless.Store(true) }
 
-const sysCachestat = 451 // on every architecture
-
-// resident reports whether all pages of a range are in the page cache. Unlike
-// mincore it never answers about a file that is not ours with a guess, but with
-// an error.
+// resident reports whether all pages of a range are in the page cache, or on
+// their way to it. Unlike mincore it answers about a file that is not ours with
+// an error, never with a guess.
 func (f *File) resident(off, n int64) (bool, unix.Errno) {
 	page := int64(unix.Getpagesize())
 	lo, hi := roundDown(off, page), roundUp(off+n, page)
 	in := struct{ off, n uint64 }{uint64(lo), uint64(hi - lo)}
 	var out struct{ cached, dirty, writeback, evicted, recentlyEvicted uint64 }
-	_, _, err := unix.RawSyscall6(sysCachestat, f.fd, uintptr(unsafe.Pointer(&in)), uintptr(unsafe.Pointer(&out)), 0, 0, 0)
+	_, _, err := unix.RawSyscall6(unix.SYS_CACHESTAT, f.fd, uintptr(unsafe.Pointer(&in)), uintptr(unsafe.Pointer(&out)), 0, 0, 0)
 	return err == 0 && out.cached*uint64(page) >= uint64(hi-lo), err
 }

@@ -2,24 +2,37 @@
 //
 // Where the system offers it, trimming makes holes, zeroing keeps or makes them
 // as asked, holes are found by asking the file system, and a write with FUA is
-// made stable by itself, without the rest of the file. What a system does not
-// offer is left out of the Caps, and block.Device emulates it or refuses.
+// made stable by itself, without the rest of the file. What a system, a file
+// system or a disk does not offer is left out of the Caps, and block.Device
+// emulates it or refuses.
+//
+// # Systems
+//
+// Linux has all of it: holes by fallocate and lseek, FUA by pwritev2, direct I/O,
+// block devices with discard and zeroing, the fast path of [block.Direct], and
+// exclusive use.
+//
+// FreeBSD finds holes by lseek, but makes none; disks are character devices there,
+// used in whole sectors. macOS makes holes by fcntl, but does not look for any:
+// APFS is known to call fresh data a hole. Windows makes them in sparse files, and
+// serves raw disks and volumes by their device names. A flush reaches the medium
+// everywhere; macOS needs another call than fsync for that, which package os
+// makes. Elsewhere there are reading, writing and flushing, and the size of a
+// disk must be named.
 //
 // # Exclusive use
 //
-// A block device that is opened for writing is claimed (O_EXCL), which fails
-// while it is mounted or part of something else. A regular file is locked the
-// way QEMU's programs lock images, so that an image that a virtual machine holds
-// is refused, and a virtual machine refuses an image that is served for writing.
-// Several servers may serve one image, as with qemu-nbd. Config.Force overrides
-// all of this.
+// This is for Linux. A block device that is opened for writing is claimed
+// (O_EXCL), which fails while it is mounted or part of something else. A regular
+// file is locked the way QEMU's programs lock images, so that an image that a
+// virtual machine holds is refused, and a virtual machine refuses an image that
+// is served for writing. Several servers may serve one image, as with qemu-nbd.
+// Config.Force overrides all of this.
 package file
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"sync/atomic"
@@ -32,17 +45,22 @@ type Config struct {
 	Path     string
 	ReadOnly bool
 	// Direct bypasses the page cache. Requests are then aligned to the device's
-	// blocks on their way.
+	// blocks on their way, and the size must be a multiple of those. Only on
+	// Linux, and not on every file system.
 	Direct bool
 	// Sync makes every write stable before it returns.
 	Sync bool
+	// Map sends what is read again and again from a mapping of the file. Only on
+	// Linux, and for regular files on local file systems.
+	Map bool
 	// Size is the size in bytes that is offered. 0 takes that of the file. A
 	// regular file that is smaller grows, and one that is opened for reading
 	// only must not be smaller.
 	Size int64
 	// Force opens what is in use by others.
 	Force bool
-	// Open opens files. Nil means os.OpenFile.
+	// Open opens files, as os.OpenFile does; it must pass the flags on. Nil
+	// means os.OpenFile.
 	Open func(name string, flag int, perm fs.FileMode) (*os.File, error)
 	// Stat says what kind of file it is, before it is opened. Nil means os.Stat.
 	Stat func(name string) (fs.FileInfo, error)
@@ -54,8 +72,8 @@ type File struct {
 	fd       uintptr
 	config   Config
 	size     int64
-	device   bool  // a block device, not a regular file
-	align    int64 // what direct I/O and discards need, in bytes; 1 if nothing
+	device   bool  // a disk, not a regular file
+	align    int64 // what every read and write must be aligned to, in bytes; 1 if nothing
 	caps     block.Caps
 	sys      system // what only this operating system has
 	spanless atomic.Bool
@@ -74,17 +92,21 @@ func Open(c Config) (*File, error) {
 		c.Open = os.OpenFile
 	}
 	if c.Stat == nil {
-		c.Stat = os.Stat
+		c.Stat = stat
 	}
 	f := &File{config: c, align: 1}
 	if err := f.open(); err != nil {
 		return nil, fmt.Errorf("open %s: %w", c.Path, err)
 	}
-	if err := f.measure(); err != nil {
+	if err := f.prepare(); err != nil {
 		f.f.Close()
 		return nil, fmt.Errorf("open %s: %w", c.Path, err)
 	}
 	f.caps = f.abilities()
+	if err := f.mapFile(); err != nil {
+		f.f.Close()
+		return nil, fmt.Errorf("open %s: %w", c.Path, err)
+	}
 	return f, nil
 }
 
@@ -99,27 +121,40 @@ func (f *File) open() error {
 	if err != nil {
 		return plain(err)
 	}
-	switch mode := info.Mode(); {
-	case mode.IsRegular():
-	case mode&os.ModeDevice != 0 && (mode&os.ModeCharDevice == 0 || rawCharacterDevices):
-		f.device = true
-	case mode.IsDir():
-		return errors.New("is a directory; an export is a regular file or a block device")
-	default:
-		return fmt.Errorf("is neither a regular file nor a block device, but %s", mode.Type())
+	if f.device, err = isDevice(info.Mode()); err != nil {
+		return err
 	}
 	file, err := f.config.Open(f.config.Path, flag|f.openFlags(), 0)
 	if err != nil {
-		return f.explainOpen(err)
+		return f.explainOpen(plain(err))
 	}
 	f.f, f.fd = file, file.Fd()
-	if !f.config.Force {
-		if err := f.lock(); err != nil {
-			file.Close()
-			return err
-		}
-	}
 	return nil
+}
+
+// isDevice tells a disk from a regular file, and refuses all else.
+func isDevice(mode fs.FileMode) (bool, error) {
+	switch {
+	case mode.IsRegular():
+		return false, nil
+	case mode&os.ModeDevice != 0 && (mode&os.ModeCharDevice == 0 || rawCharacterDevices):
+		return true, nil
+	}
+	return false, fmt.Errorf("it is %s; an export is a regular file or a disk", kindName(mode))
+}
+
+func kindName(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a directory"
+	case mode&os.ModeNamedPipe != 0:
+		return "a pipe"
+	case mode&os.ModeSocket != 0:
+		return "a socket"
+	case mode&os.ModeCharDevice != 0:
+		return "a character device"
+	}
+	return "of the kind " + mode.Type().String()
 }
 
 // plain takes the operation and the path off an error of package os, since the
@@ -132,33 +167,69 @@ func plain(err error) error {
 	return err
 }
 
-// measure finds the size, and sets it where the configuration wants another.
-func (f *File) measure() error {
-	size, err := f.deviceSize()
+// prepare makes the open file ready for use: it locks and measures it, and gives
+// it the size that the configuration wants.
+func (f *File) prepare() error {
+	// Between the question and the opening, the name may have been given to
+	// something else.
+	if info, err := f.f.Stat(); err == nil {
+		if device, err := isDevice(info.Mode()); err != nil {
+			return err
+		} else if device != f.device {
+			return errors.New("it was replaced while it was opened; try again")
+		}
+	}
+	if !f.config.Force {
+		if err := f.lock(); err != nil {
+			return err
+		}
+	}
+	size, err := f.measure()
 	if err != nil {
 		return fmt.Errorf("finding the size: %w", err)
 	}
 	if err := f.findAlignment(); err != nil {
 		return err
 	}
-	want := f.config.Size
+	f.size = f.config.Size
+	if f.size == 0 {
+		f.size = size
+	}
+	return f.fit(size)
+}
+
+// unknownSize is what measure returns where the system does not tell.
+const unknownSize = -1
+
+// fit sees to it that there are as many bytes as are offered. The file has size.
+func (f *File) fit(size int64) error {
+	want := f.size
 	switch {
-	case want == 0:
-		want = size
+	case want == unknownSize && f.config.Size == 0:
+		return errors.New("the system does not tell the size of this disk; name the size")
 	case want < 0:
 		return fmt.Errorf("the wanted size of %d bytes is negative", want)
-	case want > size && (f.device || f.config.ReadOnly):
+	case want%f.align != 0:
+		return fmt.Errorf("its size of %d bytes is not a multiple of %d, the blocks that it is used in; name a smaller size%s", want, f.align, f.orNotDirect())
+	case want <= size || size == unknownSize:
+		return nil
+	case f.device || f.config.ReadOnly:
 		return fmt.Errorf("it has %d bytes, fewer than the wanted %d", size, want)
-	case want > size:
-		if err := f.f.Truncate(want); err != nil {
-			return fmt.Errorf("growing it from %d to %d bytes: %w", size, want, plain(err))
-		}
 	}
-	f.size = want
-	if f.config.Direct && want%f.align != 0 {
-		return fmt.Errorf("its size of %d bytes is not a multiple of %d, as direct I/O needs", want, f.align)
+	if err := f.lockGrowth(); err != nil {
+		return err
+	}
+	if err := f.f.Truncate(want); err != nil {
+		return fmt.Errorf("growing it from %d to %d bytes: %w", size, want, plain(err))
 	}
 	return nil
+}
+
+func (f *File) orNotDirect() string {
+	if f.config.Direct {
+		return ", or do without direct I/O"
+	}
+	return ""
 }
 
 // Caps describes the file.
@@ -166,111 +237,10 @@ func (f *File) Caps() block.Caps { return f.caps }
 
 func (f *File) abilities() block.Caps {
 	c := block.Caps{Size: f.size, ReadOnly: f.config.ReadOnly, MultiConn: true, Instance: f.instance()}
-	if f.config.Direct {
+	if f.align > 1 {
 		c.BlockSize.Minimum = f.align
 		c.BlockSize.Preferred = max(f.align, 4096)
 	}
 	f.sysAbilities(&c)
 	return c
 }
-
-// ReadAt fills p from off.
-func (f *File) ReadAt(_ context.Context, p []byte, off int64) error {
-	if f.config.Direct && !aligned(p, f.align) {
-		buf := bounce(len(p), f.align)
-		err := f.readAt(buf, off)
-		copy(p, buf)
-		return err
-	}
-	return f.readAt(p, off)
-}
-
-func (f *File) readAt(p []byte, off int64) error {
-	n, err := f.f.ReadAt(p, off)
-	switch {
-	case n == len(p):
-		return nil
-	case err == io.EOF:
-		return &block.OffsetError{Off: off + int64(n), Err: fmt.Errorf("read %s: it has become smaller, %d of its %d bytes are left: %w",
-			f.config.Path, off+int64(n), f.size, io.ErrUnexpectedEOF)}
-	}
-	return &block.OffsetError{Off: off + int64(n), Err: err}
-}
-
-// WriteAt writes p at off; with FUA it returns when p is stable.
-func (f *File) WriteAt(_ context.Context, p []byte, off int64, flags block.Flags) error {
-	if f.config.Direct && !aligned(p, f.align) {
-		buf := bounce(len(p), f.align)
-		copy(buf, p)
-		p = buf
-	}
-	if flags&block.FUA != 0 && !f.config.Sync {
-		return f.writeStable(p, off)
-	}
-	return f.writeAt(p, off)
-}
-
-func (f *File) writeAt(p []byte, off int64) error {
-	n, err := f.f.WriteAt(p, off)
-	if err != nil {
-		return &block.OffsetError{Off: off + int64(n), Err: err}
-	}
-	return nil
-}
-
-// Flush makes all writes stable.
-func (f *File) Flush(context.Context) error { return f.datasync() }
-
-// finish makes a change stable if its flags want it.
-func (f *File) finish(err error, flags block.Flags) error {
-	if err != nil || flags&block.FUA == 0 {
-		return err
-	}
-	if err := f.datasync(); err != nil {
-		return fmt.Errorf("%w: %w", block.ErrNotStable, err)
-	}
-	return nil
-}
-
-// Trim makes a hole. Where the file system cannot, it does nothing.
-func (f *File) Trim(_ context.Context, off, n int64, flags block.Flags) error {
-	lo, hi := roundUp(off, f.discardAlign()), roundDown(off+n, f.discardAlign())
-	if lo >= hi {
-		return nil
-	}
-	err := f.discard(lo, hi-lo)
-	if errors.Is(err, errors.ErrUnsupported) {
-		err = nil // it is a hint
-	}
-	return f.finish(err, flags)
-}
-
-// WriteZeroes zeroes a range without writing it, or returns errors.ErrUnsupported.
-func (f *File) WriteZeroes(_ context.Context, off, n int64, flags block.Flags) error {
-	a := f.discardAlign()
-	lo, hi := roundUp(off, a), roundDown(off+n, a)
-	if lo >= hi || flags&block.FastZero != 0 && (lo != off || hi != off+n) {
-		return fmt.Errorf("%w: zeroing parts of a block", errors.ErrUnsupported)
-	}
-	if err := f.zero(lo, hi-lo, flags&block.NoHole != 0, flags&block.FastZero != 0); err != nil {
-		return err
-	}
-	if err := f.writeZeroes(off, lo-off); err != nil {
-		return err
-	}
-	return f.finish(f.writeZeroes(hi, off+n-hi), flags)
-}
-
-// writeZeroes writes fewer zeroes than a block has bytes.
-func (f *File) writeZeroes(off, n int64) error {
-	if n == 0 {
-		return nil
-	}
-	return f.writeAt(make([]byte, n), off)
-}
-
-// Close closes the file, and with it gives up its locks.
-func (f *File) Close() error { return f.f.Close() }
-
-func roundUp(v, unit int64) int64   { return (v + unit - 1) / unit * unit }
-func roundDown(v, unit int64) int64 { return v / unit * unit }

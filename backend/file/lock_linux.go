@@ -14,20 +14,34 @@ const (
 	lockHeld     = 100 // a shared lock at lockHeld+p: somebody holds permission p
 	lockUnshared = 200 // a shared lock at lockUnshared+p: somebody shares it with nobody
 
-	permRead  = 0 // read consistent data
-	permWrite = 1
+	permRead   = 0 // read consistent data
+	permWrite  = 1
+	permResize = 3
 )
 
 // lock takes the locks of one who reads, or reads and writes, and shares
 // everything. It fails where another does not share what is needed.
 func (f *File) lock() error {
+	if f.config.ReadOnly {
+		return f.hold(permRead)
+	}
+	return f.hold(permRead, permWrite)
+}
+
+// lockGrowth fails where another relies on the size. It takes no lock: growing is
+// done in a moment.
+func (f *File) lockGrowth() error {
+	if !f.config.Force && f.held(lockUnshared+permResize) {
+		return f.inUse()
+	}
+	return nil
+}
+
+func (f *File) hold(perms ...int64) error {
 	if f.device {
 		return nil // O_EXCL is the lock
 	}
-	perms := []int64{permRead}
-	if !f.config.ReadOnly {
-		perms = append(perms, permWrite)
-	}
+	// As with QEMU: first tell of one's own, then look for those of others.
 	for _, p := range perms {
 		if err := f.take(lockHeld + p); err != nil {
 			if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {

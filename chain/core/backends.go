@@ -31,6 +31,7 @@ func fileBackend(files Files) chain.Backend {
 				{Name: "readonly", Kind: chain.Bool, Help: "open it for reading only"},
 				{Name: "direct", Kind: chain.Bool, Help: "bypass the page cache"},
 				{Name: "sync", Kind: chain.Bool, Help: "make every write stable before it is answered"},
+				{Name: "map", Kind: chain.Bool, Help: "send what is read again and again from a mapping of the file"},
 				{Name: "size", Kind: chain.Size, Help: "size to offer; 0 means that of the file"},
 				{Name: "force", Kind: chain.Bool, Help: "open it even if it is in use"},
 			},
@@ -38,7 +39,7 @@ func fileBackend(files Files) chain.Backend {
 		Open: func(_ context.Context, a chain.Args) (block.Backend, error) {
 			f, err := file.Open(file.Config{
 				Path: a.Text("path"), ReadOnly: a.Bool("readonly"), Direct: a.Bool("direct"),
-				Sync: a.Bool("sync"), Size: a.Size("size"), Force: a.Bool("force"),
+				Sync: a.Bool("sync"), Map: a.Bool("map"), Size: a.Size("size"), Force: a.Bool("force"),
 				Open: files.Open, Stat: files.Stat,
 			})
 			if err != nil {

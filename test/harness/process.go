@@ -99,15 +99,19 @@ func (p *Process) Signal(s os.Signal) {
 	}
 }
 
-// Stop ends the process by SIGTERM and fails the test if it does not end, or not
-// with success. Only the first call does something.
+// Stop ends the process by SIGTERM, unless it has ended by itself, and fails the
+// test if it does not end, or not with success. Only the first call does something.
 func (p *Process) Stop() {
 	p.t.Helper()
 	p.once.Do(func() {
 		p.t.Helper()
-		p.Signal(syscall.SIGTERM)
+		select {
+		case <-p.exited:
+		default:
+			p.Signal(syscall.SIGTERM)
+		}
 		if err := p.Wait(); err != nil {
-			p.t.Errorf("%s after SIGTERM: %v", p.name, err)
+			p.t.Errorf("%s ended by: %v", p.name, err)
 		}
 	})
 }

@@ -55,7 +55,7 @@ func StartIn(t testing.TB, dir string, cfg Config) *Server {
 	if cfg.Plain {
 		bin = PlainBinary
 	}
-	env := append([]string{"GORACE=halt_on_error=1 exitcode=66"}, cfg.Env...)
+	env := append([]string{"GORACE=halt_on_error=1 exitcode=66 atexit_sleep_ms=0"}, cfg.Env...)
 	s.Process = Spawn(t, env, bin(t), "-n", "-C", s.File)
 	s.AwaitListening("unix", s.Socket)
 	if cfg.TCP {

@@ -41,17 +41,19 @@ func TestClientConformance(t *testing.T) {
 	} {
 		for _, style := range styles {
 			t.Run(c.name+", "+style.name, func(t *testing.T) {
-				var last *harness.Server
+				var servers []*harness.Server
 				blocktest.Run(t, blocktest.Target{
 					Steps: 300,
 					Open: func(t testing.TB, size int64) (block.Backend, error) {
-						if last != nil {
-							last.Stop()
+						// The suite uses two devices at once, at most.
+						if n := len(servers); n >= 2 {
+							servers[n-2].Stop()
 						}
 						dir := harness.Dir(t)
 						harness.Image(t, dir, "image", make([]byte, size))
-						last = harness.StartIn(t, dir, harness.Config{Exports: c.export(dir, size)})
-						return client.Dial(t.Context(), last.URI("disk"), &style.config)
+						s := harness.StartIn(t, dir, harness.Config{Exports: c.export(dir, size)})
+						servers = append(servers, s)
+						return client.Dial(t.Context(), s.URI("disk"), &style.config)
 					},
 				})
 			})

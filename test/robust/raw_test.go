@@ -34,7 +34,17 @@ type raw struct {
 // and has a deadline.
 func connect(t testing.TB, s *harness.Server) *raw {
 	t.Helper()
-	c := s.Dial(t)
+	return connectBy(t, s, "unix")
+}
+
+// connectBy does so over "unix" or "tcp".
+func connectBy(t testing.TB, s *harness.Server, network string) *raw {
+	t.Helper()
+	addr := s.Socket
+	if network == "tcp" {
+		addr = s.TCPAddr()
+	}
+	c := harness.Dial(t, network, addr)
 	if err := c.SetDeadline(time.Now().Add(limit)); err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +54,13 @@ func connect(t testing.TB, s *harness.Server) *raw {
 // open connects and enters the transmission phase.
 func open(t testing.TB, s *harness.Server, export string) *raw {
 	t.Helper()
-	c := connect(t, s)
+	return openBy(t, s, "unix", export)
+}
+
+// openBy does so over "unix" or "tcp".
+func openBy(t testing.TB, s *harness.Server, network, export string) *raw {
+	t.Helper()
+	c := connectBy(t, s, network)
 	if err := c.negotiate(export); err != nil {
 		t.Fatalf("handshake: %v", err)
 	}
@@ -184,12 +200,16 @@ func (c *raw) roundTrips(n int, data []byte) error {
 	return nil
 }
 
-// serve serves data as the export "disk".
+// networks are what clients come over.
+var networks = []string{"unix", "tcp"}
+
+// serve serves data as the export "disk", over both networks.
 func serve(t *testing.T, data []byte) *harness.Server {
 	t.Helper()
 	dir := harness.Dir(t)
 	return harness.StartIn(t, dir, harness.Config{
 		Plain:   true,
+		TCP:     true,
 		Exports: "[disk]\nexportname = " + harness.Image(t, dir, "disk.img", data) + "\n",
 	})
 }

@@ -16,30 +16,44 @@ import (
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
 	data := harness.Random(1, 64*mib)
-	s := serve(t, data)
-	c := open(t, s, "disk")
-	const reads = 48
-	for i := range uint64(reads) {
-		if _, err := c.Write(request(proto.CmdRead, i, i*mib, mib, nil)); err != nil {
-			t.Fatal(err)
-		}
+	for _, network := range networks {
+		t.Run(network, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, data)
+			c := openBy(t, s, network, "disk")
+			const reads = 48
+			for i := range uint64(reads) {
+				if _, err := c.Write(request(proto.CmdRead, i, i*mib, mib, nil)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			unhurt(t, s, data)
+			if err := c.takeReads(reads, data); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	unhurt(t, s, data)
+}
+
+// takeReads takes the answers to n reads of a MiB each, whose cookies are their
+// places in data, in MiB.
+func (c *raw) takeReads(n int, data []byte) error {
 	p := make([]byte, mib)
 	seen := map[uint64]bool{}
-	for range reads {
+	for range n {
 		e, i, err := c.reply()
-		if err != nil || e != 0 || i >= reads || seen[i] {
-			t.Fatalf("reply %v, cookie %d: %v", e, i, err)
+		if err != nil || e != 0 || i >= uint64(n) || seen[i] {
+			return fmt.Errorf("reply %v, cookie %d: %w", e, i, err)
 		}
 		seen[i] = true
 		if _, err := io.ReadFull(c, p); err != nil {
-			t.Fatal(err)
+			return err
 		}
 		if !bytes.Equal(p, data[i*mib:(i+1)*mib]) {
-			t.Fatalf("wrong data for read %d", i)
+			return fmt.Errorf("wrong data for read %d", i)
 		}
 	}
+	return nil
 }
 
 // TestStopsInMidRequest leaves requests unfinished, at every kind of place.
@@ -175,12 +189,14 @@ func TestSendsDeep(t *testing.T) {
 		{"large writes", 1000, 32 << 10, func(int) bool { return true }},
 		{"both", 4000, 4096, func(i int) bool { return i%2 == 1 }},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			if err := sendDeep(open(t, serve(t, data), "disk"), data, c.n, c.length, c.write); err != nil {
-				t.Error(err)
-			}
-		})
+		for _, network := range networks {
+			t.Run(c.name+", "+network, func(t *testing.T) {
+				t.Parallel()
+				if err := sendDeep(openBy(t, serve(t, data), network, "disk"), data, c.n, c.length, c.write); err != nil {
+					t.Error(err)
+				}
+			})
+		}
 	}
 }
 

@@ -1,0 +1,94 @@
+package file
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// sysfs is a folder that describes a disk.
+type sysfs string
+
+// sysfs returns the folder of the disk that a device is, or is a part of.
+func (f *File) sysfs() sysfs {
+	dir := f.ownSysfs()
+	if dir.attribute("partition") != "" {
+		return dir + "../"
+	}
+	return dir
+}
+
+// ownSysfs returns the folder of the disk or partition itself.
+func (f *File) ownSysfs() sysfs {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.fd), &st) != nil {
+		return "/nonexistent/"
+	}
+	return sysfs(fmt.Sprintf("/sys/dev/block/%d:%d/", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))))
+}
+
+// attribute returns the text of an attribute, or "" if there is none.
+func (s sysfs) attribute(name string) string {
+	b, err := os.ReadFile(string(s) + name)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// instance names the file or the disk, not its path: what was replaced is another.
+func (f *File) instance() string {
+	name := f.fileName()
+	if f.device {
+		name = f.diskName()
+	}
+	if name == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(name))
+	return fmt.Sprintf("%x", sum[:16])
+}
+
+func (f *File) fileName() string {
+	var fs unix.Statfs_t
+	var st unix.Statx_t
+	if unix.Fstatfs(int(f.fd), &fs) != nil || unix.Statx(int(f.fd), "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st) != nil {
+		return ""
+	}
+	// The identity of the file system is better than the number of its device,
+	// which may be another after a restart.
+	name := fmt.Sprint("file ", fs.Fsid.Val)
+	if fs.Fsid.Val == [2]int32{} {
+		name = fmt.Sprint("file on ", st.Dev_major, st.Dev_minor)
+	}
+	if inMemory(&fs) {
+		name += " in memory since " + boot() // other files will have the same numbers
+	}
+	return fmt.Sprint(name, st.Ino, " born ", st.Btime.Sec, st.Btime.Nsec)
+}
+
+// diskName uses the name that a disk carries itself. That of the device would be
+// another disk's tomorrow. A disk without one (a loop device, a disk in memory)
+// is the same until it is detached, at the latest when the machine restarts.
+func (f *File) diskName() string {
+	s := f.sysfs()
+	part := " from " + f.ownSysfs().attribute("start")
+	for _, a := range []string{"dm/uuid", "md/uuid", "wwid", "device/wwid", "serial", "device/cid"} {
+		if id := s.attribute(a); id != "" {
+			return a + " " + id + part
+		}
+	}
+	var st unix.Stat_t
+	if unix.Fstat(int(f.fd), &st) != nil {
+		return ""
+	}
+	return fmt.Sprint("disk ", st.Rdev, " ", s.attribute("diskseq"), " since ", boot())
+}
+
+// boot names the time since the machine was started.
+func boot() string {
+	return sysfs("/proc/sys/kernel/random/").attribute("boot_id")
+}

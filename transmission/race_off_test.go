@@ -1,0 +1,5 @@
+//go:build !race
+
+package transmission
+
+const raceEnabled = false
