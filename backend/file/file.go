@@ -186,7 +186,7 @@ func (f *File) prepare() error {
 	}
 	size, err := f.measure()
 	if err != nil {
-		return fmt.Errorf("finding the size: %w", err)
+		return err
 	}
 	if err := f.findAlignment(); err != nil {
 		return err

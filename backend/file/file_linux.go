@@ -73,6 +73,10 @@ func (f *File) measure() (int64, error) {
 	if size == 0 {
 		return 0, errors.New("the disk has 0 bytes: it has no medium, or nothing is attached to it")
 	}
+	// A disk that is switched to read-only can be opened for writing all the same.
+	if ro, err := unix.IoctlGetInt(int(f.fd), unix.BLKROGET); err == nil && ro != 0 && !f.config.ReadOnly {
+		return 0, f.explainOpen(unix.EROFS)
+	}
 	sector, err := unix.IoctlGetInt(int(f.fd), unix.BLKSSZGET)
 	f.sys.sector = int64(sector)
 	return int64(size), os.NewSyscallError("BLKSSZGET", err)
@@ -143,7 +147,16 @@ func (f *File) fileAbilities(c *block.Caps) {
 	if c.ReadOnly {
 		return
 	}
-	// A hole far behind the end changes nothing, and tells whether there are any.
+	var fs unix.Statfs_t
+	if unix.Fstatfs(int(f.fd), &fs) != nil {
+		return
+	}
+	switch uint32(fs.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC:
+		return // there are holes here
+	}
+	// A hole far behind the end changes no more than the time of the last change,
+	// and tells whether there are any.
 	const far = 1 << 30
 	if err := f.punch(roundUp(f.size, far)+far, 4096); errors.Is(err, errors.ErrUnsupported) {
 		c.Trim, c.Zero = block.None, block.Emulated

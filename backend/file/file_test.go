@@ -100,7 +100,7 @@ func TestConformance(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			x := target(t.TempDir(), c)
 			if c.Sync {
-				x.Steps = 200
+				x.Steps = 100
 			}
 			blocktest.Run(t, x)
 		})
