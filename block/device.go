@@ -30,7 +30,8 @@ type Device struct {
 	min    int64        // caps.BlockSize.Minimum
 	blocks ranges.Queue // changes, in whole blocks; used only if min > 1
 
-	broken atomic.Pointer[error] // set by the first failed flush
+	broken atomic.Pointer[error]       // set by the first failed flush
+	tell   atomic.Pointer[func(error)] // whom to tell of it
 
 	flushing sync.Mutex   // one flush of the back end at a time
 	begun    atomic.Int64 // the number of the last one that began
@@ -153,6 +154,11 @@ func (d *Device) Broken() error {
 	}
 	return nil
 }
+
+// OnBroken has f called, once, when a flush fails; see Broken. Only the first call for a
+// Device has an effect, and only if it comes before that flush. F is called by whoever
+// asked for the flush, and must not use the Device.
+func (d *Device) OnBroken(f func(error)) { d.tell.CompareAndSwap(nil, &f) }
 
 // Close closes the back end, once; later calls return what the first returned.
 // No other method may be under way or follow.
@@ -334,7 +340,11 @@ func (d *Device) breakDown(cause error) error {
 	if !errors.Is(err, ErrNotStable) {
 		err = fmt.Errorf("%w: %w", ErrNotStable, cause)
 	}
-	d.broken.CompareAndSwap(nil, &err)
+	if d.broken.CompareAndSwap(nil, &err) {
+		if tell := d.tell.Load(); tell != nil {
+			(*tell)(err)
+		}
+	}
 	return d.Broken()
 }
 

@@ -357,9 +357,18 @@ func TestHarmlessErrors(t *testing.T) {
 	if err := d.Flush(gone); !errors.Is(err, context.Canceled) || d.Broken() != nil {
 		t.Errorf("flush that was given up: error %v, broken: %v", err, d.Broken())
 	}
+	var told []error
+	d.OnBroken(func(err error) { told = append(told, err) })
+	d.OnBroken(func(error) { t.Error("the second one was told") })
 	// The same error from elsewhere is a failed flush.
 	if err := d.Flush(ctx); !errors.Is(err, block.ErrNotStable) || d.Broken() == nil {
 		t.Errorf("flush: error %v, broken: %v", err, d.Broken())
+	}
+	if err := d.Flush(ctx); !errors.Is(err, block.ErrNotStable) {
+		t.Errorf("second flush: error %v", err)
+	}
+	if len(told) != 1 || !errors.Is(told[0], block.ErrNotStable) {
+		t.Errorf("told of %v, want one failed flush", told)
 	}
 }
 

@@ -177,6 +177,7 @@ func (c *conn) negotiate(ctx context.Context) (*talk, error) {
 		// Others were told nothing, and are served whatever they ask for.
 		t.session.MinBlock = r.Export.BlockSize.Minimum
 	}
+	l.dev.OnBroken(c.s.lostWrites(l.cfg.Name))
 	c.s.log.Info("client connected", "client", c.who(), "export", l.cfg.Name, "tls", tlsText(r.Peer.TLS),
 		"tlspeer", tlsPeer(r.Peer.TLS), "flags", r.Flags.String(), "replies", replyStyle(r))
 	return t, nil

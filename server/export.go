@@ -228,6 +228,15 @@ func (x *Export) open(ctx context.Context, c Client) (d *block.Device, err error
 	return d, nil
 }
 
+// lostWrites returns what says that the device of an export has broken down. It outlives
+// the connection that it was made for.
+func (s *Server) lostWrites(name string) func(error) {
+	return func(err error) {
+		s.log.Error("a flush failed, written data may be lost: the export can only be read until the server is reloaded or restarted",
+			"export", name, "error", err)
+	}
+}
+
 func (s *Server) closeShared(name string, d *device) {
 	if d != nil {
 		s.closeDevice(name, d.Device)

@@ -61,13 +61,17 @@ func serveTCP(t *testing.T, dev *block.Device) (net.Conn, <-chan error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	end := make(chan error, 1)
+	end, gone := make(chan error, 1), make(chan struct{})
 	go func() {
+		defer close(gone)
 		defer there.Close()
 		_, err := Serve(context.Background(), there, &Session{Device: dev, Flags: proto.FlagHasFlags}, nil)
 		end <- err
 	}()
-	t.Cleanup(func() { here.Close() })
+	t.Cleanup(func() { // before the device is closed
+		here.Close()
+		<-gone
+	})
 	return here, end
 }
 
@@ -189,7 +193,7 @@ func TestMappedCold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dev.Close()
+	t.Cleanup(func() { dev.Close() })
 	for i := range 2000 {
 		if _, hot := dev.Mapped(int64(i%8)*4096, 4096); hot {
 			if _, in := dev.Range(0, 2<<20, false); !in {

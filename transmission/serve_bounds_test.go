@@ -3,6 +3,7 @@ package transmission
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"runtime"
@@ -111,27 +112,37 @@ func TestManyReadsTaken(t *testing.T) {
 // TestDeepSender sends 64 reads and 64 writes of 1 MiB before it takes anything.
 func TestDeepSender(t *testing.T) {
 	const count = 64
-	for _, transport := range []string{"unix", "pipe", "tls"} {
-		t.Run(transport, func(t *testing.T) {
-			forAll(t, 4*mib, func(t *testing.T, s style, d *ramDisk, dev *block.Device) {
-				r := serve(t, dev, setup{style: s, transport: transport})
-				for range count {
-					r.send(proto.Request{Command: proto.CmdRead, Offset: 0, Length: mib}, nil)
+	for _, x := range []struct {
+		transport string
+		style     style
+		layered   bool
+	}{
+		{"unix", simple, false}, {"unix", structured, true}, {"pipe", extended, false}, {"tls", simple, true}, {"tls", structured, false},
+	} {
+		t.Run(fmt.Sprintf("%s, style %d, layered %v", x.transport, x.style, x.layered), func(t *testing.T) {
+			d := newRAM(4 * mib)
+			d.fill(0, mib)
+			dev := stack(t, d)
+			if x.layered {
+				dev = stack(t, d, passThrough())
+			}
+			r := serve(t, dev, setup{style: x.style, transport: x.transport})
+			for range count {
+				r.send(proto.Request{Command: proto.CmdRead, Offset: 0, Length: mib}, nil)
+			}
+			data := full(5, mib)
+			for range count {
+				r.send(proto.Request{Command: proto.CmdWrite, Offset: mib}, data)
+			}
+			for range 2 * count {
+				if p := r.receive(); p.errno != proto.OK {
+					t.Fatalf("%v", p.errno)
 				}
-				data := full(5, mib)
-				for range count {
-					r.send(proto.Request{Command: proto.CmdWrite, Offset: mib}, data)
-				}
-				for range 2 * count {
-					if p := r.receive(); p.errno != proto.OK {
-						t.Fatalf("%v", p.errno)
-					}
-				}
-				r.end()
-				if !bytes.Equal(d.contents(mib, mib), data) {
-					t.Error("not written")
-				}
-			})
+			}
+			r.end()
+			if !bytes.Equal(d.contents(mib, mib), data) {
+				t.Error("not written")
+			}
 		})
 	}
 }
@@ -145,7 +156,7 @@ func TestVanish(t *testing.T) {
 				rng := rand.New(rand.NewPCG(2, uint64(s)))
 				group := new(Group)
 				held := d.fill(0, mib)
-				for range 40 {
+				for range 12 {
 					x := newSession(rng, s, 30, held)
 					r := serve(t, dev, setup{style: s, transport: transport, group: group})
 					n := rng.IntN(len(x.stream))
@@ -215,7 +226,7 @@ func TestReadsPassStuckWrite(t *testing.T) {
 				q, payload := valid(c)
 				cookie := r.send(q, payload)
 				within(t, "the device has the request", stuck)
-				for range 40 {
+				for range 12 {
 					r.alive()
 					r.want(proto.OK, proto.Request{Command: proto.CmdRead, Offset: 8192, Length: 100 << 10}, nil)
 				}
@@ -264,9 +275,7 @@ func TestStuckClient(t *testing.T) {
 				stream = append(stream, b...)
 			}
 			if s != simple { // not holes
-				d.mu.Lock()
 				d.fill(0, 8*mib)
-				d.mu.Unlock()
 			}
 			go r.conn.Write(stream)
 			if err := r.wait(); !errors.Is(err, errStuck) {

@@ -672,8 +672,8 @@ func TestStatement47(t *testing.T) {
 			r.want(proto.OK, proto.Request{Command: proto.CmdWriteZeroes, Flags: proto.CmdFlagNoHole, Offset: 4096, Length: 4096}, nil)
 			r.want(proto.OK, proto.Request{Command: proto.CmdWriteZeroes, Offset: 16384, Length: 4096}, nil)
 			r.end()
-			if !d.used[1] || d.used[4] {
-				t.Errorf("allocated: %v with NO_HOLE, %v without", d.used[1], d.used[4])
+			if with, without := d.allocated(4096), d.allocated(16384); !with || without {
+				t.Errorf("allocated: %v with NO_HOLE, %v without", with, without)
 			}
 		})
 	})

@@ -92,6 +92,8 @@ func newRAM(size int64) *ramDisk {
 
 // fill makes [off, off+n) hold a pattern that tells offsets apart, and returns it.
 func (d *ramDisk) fill(off, n int64) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for i := off; i < off+n; i++ {
 		d.data[i] = byte(i) ^ byte(i>>8) ^ byte(i>>16) | 1
 		d.used[i/page] = true
@@ -104,6 +106,20 @@ func (d *ramDisk) enter(method string) {
 	if d.hook != nil {
 		d.hook(method)
 	}
+}
+
+// load puts whole contents.
+func (d *ramDisk) load(data []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	copy(d.data, data)
+}
+
+// allocated tells whether the page at off is.
+func (d *ramDisk) allocated(off int64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.used[off/page]
 }
 
 func (d *ramDisk) contents(off, n int64) []byte {
@@ -566,21 +582,25 @@ func readChunk(in io.Reader, s style) (c chunk, err error) {
 func (p *reply) check(q proto.Request, s style) error {
 	covered := uint64(0)
 	content := 0
-	seen := make([]bool, 0)
+	type stretch struct{ lo, hi uint64 }
+	var seen []stretch
 	if q.Command == proto.CmdRead && q.Length <= 1<<28 {
 		p.data = make([]byte, q.Length)
-		seen = make([]bool, q.Length)
 	}
 	place := func(off, n uint64, data []byte) error {
 		content++
 		if q.Command != proto.CmdRead || n == 0 || off < q.Offset || off-q.Offset+n > q.Length {
 			return fmt.Errorf("content of %d bytes at %d for %v of %d at %d", n, off, q.Command, q.Length, q.Offset)
 		}
-		for i := range n {
-			if seen[off-q.Offset+i] {
-				return fmt.Errorf("content overlaps at %d", off+i)
+		for i := len(seen) - 1; i >= 0; i-- {
+			if x := seen[i]; off < x.hi && x.lo < off+n {
+				return fmt.Errorf("content of %d bytes at %d overlaps %d to %d", n, off, x.lo, x.hi)
 			}
-			seen[off-q.Offset+i] = true
+		}
+		if k := len(seen) - 1; k >= 0 && seen[k].hi == off {
+			seen[k].hi += n
+		} else {
+			seen = append(seen, stretch{off, off + n})
 		}
 		covered += n
 		copy(p.data[off-q.Offset:], data)
