@@ -32,7 +32,7 @@ func (a *answer) hole(q *request, off uint64, n uint32) {
 }
 
 func (a *answer) fail(q *request, err error) {
-	text := err.Error()
+	text := public(err)
 	s := a.tail(maxHeader + len(text))
 	s.hi = len(a.style.appendError(s.buf.b[:s.hi], &q.Request, errnoOf(err, &q.Request), text, err))
 }

@@ -70,7 +70,7 @@ type conn struct {
 	broken   error // why a worker ended the connection
 }
 
-type workerStats struct{ errors, read, written atomic.Uint64 }
+type workerStats struct{ errors, faults, read, written atomic.Uint64 }
 
 func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	c := &conn{s: s, dev: s.Device, group: s.Group, net: nc, raw: plainSocket(nc), quiet: make(chan struct{}), drain: ctx.Done()}

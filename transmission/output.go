@@ -111,6 +111,9 @@ func (o *output) send(segs []segment) {
 	go o.block()
 }
 
+// keepSegments is how much room for segments an output at rest keeps.
+const keepSegments = 256
+
 // take moves the queue to the owner, or gives up ownership if there is nothing.
 func (o *output) take() bool {
 	o.mu.Lock()
@@ -121,6 +124,9 @@ func (o *output) take() bool {
 		lost, o.sending = o.sending, nil
 	}
 	more := len(o.sending) > 0
+	if !more && cap(o.sending)+cap(o.queue) > keepSegments { // a connection at rest holds little
+		o.sending, o.queue = nil, nil
+	}
 	o.busy = more // if not, somebody else may own o from the next line on
 	o.mu.Unlock()
 	o.discard(lost)

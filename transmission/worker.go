@@ -63,6 +63,7 @@ func (c *conn) carryOut(q *request) {
 		if isPanic(err) {
 			c.fail(err)
 		}
+		c.report(q, err)
 		a.reset()
 		a.fail(q, err)
 		c.wstats.errors.Add(1)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"nbd.example/nbd/block"
 )
@@ -28,8 +29,8 @@ func (f *File) readAt(p []byte, off int64) error {
 	case n == len(p):
 		return nil
 	case err == io.EOF, f.align > 1 && f.endsAt(end):
-		err = fmt.Errorf("read %s: it has become smaller, %d of its %d bytes are left: %w",
-			f.config.Path, end, f.size, io.ErrUnexpectedEOF)
+		err = &fs.PathError{Op: "read", Path: f.config.Path, Err: fmt.Errorf("it has become smaller, %d of its %d bytes are left: %w",
+			end, f.size, io.ErrUnexpectedEOF)}
 	}
 	return &block.OffsetError{Off: end, Err: err}
 }
