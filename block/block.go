@@ -217,6 +217,9 @@ type Caps struct {
 	// MultiConn says that clients may spread over several connections that
 	// share this device: what one wrote another reads, and a flush covers all.
 	MultiConn bool
+	// FreeFlush says that Flush never waits, because there is nothing below that
+	// writes would have to reach. Only a back end with Direct is believed.
+	FreeFlush bool
 	// Depth says that extents carry their allocation depth.
 	Depth bool
 

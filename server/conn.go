@@ -25,8 +25,6 @@ type conn struct {
 	nc      net.Conn   // as it came, under TLS too
 	end     chan error // nil if nobody waits for the end
 	started time.Time
-	// cancel ends the handshake; nil once that is over. Server.mu guards it.
-	cancel context.CancelFunc
 }
 
 // ServeConn serves one connection, and returns when it has ended and nc is
@@ -149,15 +147,10 @@ type talk struct {
 // negotiate settles on an export. It returns an error if the connection ends
 // with the handshake.
 func (c *conn) negotiate(ctx context.Context) (*talk, error) {
-	var cancel context.CancelFunc
-	if limit := orDefault(c.cfg.HandshakeTimeout, defaultHandshakeTimeout); limit > 0 {
-		ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("the handshake took longer than %v", limit))
-	} else {
-		ctx, cancel = context.WithCancel(ctx)
-	}
-	defer cancel()
-	c.setCancel(cancel)
-	defer c.setCancel(nil)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c.s.beginHandshake(c, cancel)
+	defer c.s.endHandshake(c)
 
 	r, err := c.cfg.handshake.Negotiate(ctx, c.nc)
 	if err != nil {
@@ -192,16 +185,6 @@ func replyStyle(r *handshake.Result) string {
 		return "structured"
 	}
 	return "simple"
-}
-
-// setCancel lets Shutdown end the handshake, or no longer.
-func (c *conn) setCancel(cancel context.CancelFunc) {
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
-	c.cancel = cancel
-	if cancel != nil && c.s.closing {
-		time.AfterFunc(haggleGrace, cancel) // hurryHandshakes came too early for this one
-	}
 }
 
 // transmit serves the chosen export until the connection ends. It runs in a

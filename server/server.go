@@ -64,6 +64,7 @@ type Server struct {
 	order     []*export          // as configured
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
+	haggling  haggling
 	replacing bool          // a reload is under way
 	crowded   bool          // it was logged that there are too many connections
 	closing   bool          // Shutdown was called
@@ -82,6 +83,7 @@ func New(cfg Config) (*Server, error) {
 		names:     make(map[string]*export),
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
+		haggling:  haggling{conns: make(map[*conn]context.CancelCauseFunc)},
 		empty:     make(chan struct{}),
 	}
 	if s.log == nil {
@@ -127,23 +129,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.reloading.Unlock()
 	s.background.Wait()
 	return errors.Join(err, s.closeAll())
-}
-
-// hurryHandshakes gives clients in the handshake a moment. The caller holds s.mu.
-func (s *Server) hurryHandshakes() {
-	var cancels []context.CancelFunc
-	for c := range s.conns {
-		if c.cancel != nil {
-			cancels = append(cancels, c.cancel)
-		}
-	}
-	if len(cancels) > 0 {
-		time.AfterFunc(haggleGrace, func() {
-			for _, cancel := range cancels {
-				cancel()
-			}
-		})
-	}
 }
 
 // checkEmpty notes that the last connection of a closing server has gone. The

@@ -79,7 +79,7 @@ func TestShutdownInHandshake(t *testing.T) {
 	<-s.drain.Done()
 	talks.refused("a", handshake.ErrShutdown)
 	talks.abort()
-	if err := wait(t, "end of a silent client", silent.end); !errors.Is(err, context.Canceled) {
+	if err := wait(t, "end of a silent client", silent.end); !errors.Is(err, ErrClosed) {
 		t.Errorf("a silent client's connection ended with: %v", err)
 	}
 	if err := wait(t, "Shutdown", down); err != nil {

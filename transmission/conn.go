@@ -46,6 +46,7 @@ type conn struct {
 	holes     bool   // long reads look for holes
 	inPlace   bool   // the device has a fast path
 	mapped    bool   // some of it may be a mapping
+	freeFlush bool   // a flush does not wait
 
 	batch   batch    // the reader's answers
 	making  *request // the request whose payload the reader is at
@@ -97,6 +98,7 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	c.alignMask = uint64(max(s.MinBlock, 1) - 1)
 	c.holes = c.style != simple && caps.Extents == block.Native
 	c.inPlace = c.dev.HasDirect()
+	c.freeFlush = c.inPlace && caps.FreeFlush
 	c.mapped = c.raw != nil && c.dev.HasMapped()
 	c.cond.L = &c.mu
 	c.in = input{conn: nc, raw: c.raw, idle: c.flush}

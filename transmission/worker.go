@@ -7,6 +7,10 @@ import (
 
 // dispatch leaves a request without payload to the workers.
 func (c *conn) dispatch(r *proto.Request) error {
+	if r.Command == proto.CmdFlush && c.freeFlush {
+		c.carryOut(newRequest(c, r))
+		return nil
+	}
 	if !changes(r.Command) {
 		newRequest(c, r).arrived()
 		return nil

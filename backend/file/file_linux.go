@@ -126,6 +126,7 @@ func (f *File) sysAbilities(c *block.Caps) {
 		f.fileAbilities(c)
 	}
 	f.findFast()
+	c.FreeFlush = f.sys.fast.inMemory
 }
 
 func (f *File) diskAbilities(c *block.Caps) {

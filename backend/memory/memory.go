@@ -90,7 +90,7 @@ func New(c Config) (block.Backend, error) {
 func (m *Memory) Caps() block.Caps {
 	return block.Caps{
 		Size: m.size, MultiConn: true, Instance: m.instance,
-		Flush: block.Native, FUA: block.Native, Trim: block.Native, Zero: block.Native,
+		Flush: block.Native, FreeFlush: true, FUA: block.Native, Trim: block.Native, Zero: block.Native,
 		FastZero: block.Native, Extents: block.Native, Cache: block.Native,
 	}
 }

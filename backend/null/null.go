@@ -45,7 +45,7 @@ func New(c Config) (block.Backend, error) {
 func (d *Null) Caps() block.Caps {
 	return block.Caps{
 		Size: d.size, MultiConn: true, Instance: fmt.Sprintf("null:%d", d.size),
-		Flush: block.Native, FUA: block.Native, Trim: block.Native, Zero: block.Native,
+		Flush: block.Native, FreeFlush: true, FUA: block.Native, Trim: block.Native, Zero: block.Native,
 		FastZero: block.Native, Extents: block.Native, Cache: block.Native,
 	}
 }
