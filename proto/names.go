@@ -27,26 +27,35 @@ func (e Errno) String() string { return name(errnoNames, e, "NBD_E") }
 func (e Errno) Error() string { return e.String() }
 
 // String lists the specification's names.
-func (f HandshakeFlags) String() string { return flagNames("NBD_FLAG_", f, "FIXED_NEWSTYLE NO_ZEROES") }
+func (f HandshakeFlags) String() string { return flagNames("NBD_FLAG_", f, handshakeFlagNames) }
 
 // String lists the specification's names.
-func (f ClientFlags) String() string { return flagNames("NBD_FLAG_C_", f, "FIXED_NEWSTYLE NO_ZEROES") }
+func (f ClientFlags) String() string { return flagNames("NBD_FLAG_C_", f, handshakeFlagNames) }
 
 // String lists the specification's names.
 func (f TransmissionFlags) String() string {
-	return flagNames("NBD_FLAG_", f, "HAS_FLAGS READ_ONLY SEND_FLUSH SEND_FUA ROTATIONAL SEND_TRIM SEND_WRITE_ZEROES SEND_DF CAN_MULTI_CONN SEND_RESIZE SEND_CACHE SEND_FAST_ZERO BLOCK_STATUS_PAYLOAD")
+	return flagNames("NBD_FLAG_", f, transmissionFlagNames)
 }
 
 // String lists the specification's names.
 func (f CommandFlags) String() string {
-	return flagNames("NBD_CMD_FLAG_", f, "FUA NO_HOLE DF REQ_ONE FAST_ZERO PAYLOAD_LEN")
+	return flagNames("NBD_CMD_FLAG_", f, commandFlagNames)
 }
 
 // String lists the specification's names.
-func (f ReplyFlags) String() string { return flagNames("NBD_REPLY_FLAG_", f, "DONE") }
+func (f ReplyFlags) String() string { return flagNames("NBD_REPLY_FLAG_", f, replyFlagNames) }
 
 // String lists the specification's names.
-func (s State) String() string { return flagNames("NBD_STATE_", s, "HOLE ZERO") }
+func (s State) String() string { return flagNames("NBD_STATE_", s, stateNames) }
+
+// The names of flags, from bit 0 on.
+var (
+	handshakeFlagNames    = strings.Fields("FIXED_NEWSTYLE NO_ZEROES")
+	transmissionFlagNames = strings.Fields("HAS_FLAGS READ_ONLY SEND_FLUSH SEND_FUA ROTATIONAL SEND_TRIM SEND_WRITE_ZEROES SEND_DF CAN_MULTI_CONN SEND_RESIZE SEND_CACHE SEND_FAST_ZERO BLOCK_STATUS_PAYLOAD")
+	commandFlagNames      = strings.Fields("FUA NO_HOLE DF REQ_ONE FAST_ZERO PAYLOAD_LEN")
+	replyFlagNames        = strings.Fields("DONE")
+	stateNames            = strings.Fields("HOLE ZERO")
+)
 
 var optionNames = map[Option]string{
 	OptExportName: "EXPORT_NAME", OptAbort: "ABORT", OptList: "LIST", OptPeekExport: "PEEK_EXPORT",
@@ -93,12 +102,12 @@ func name[T ~uint16 | ~uint32](names map[T]string, v T, prefix string) string {
 	return prefix + "_" + n
 }
 
-func flagNames[T ~uint16 | ~uint32](prefix string, v T, names string) string {
+func flagNames[T ~uint16 | ~uint32](prefix string, v T, names []string) string {
 	if v == 0 {
 		return "0"
 	}
 	var out []string
-	for i, n := range strings.Fields(names) {
+	for i, n := range names {
 		if v&(1<<i) != 0 {
 			out = append(out, prefix+n)
 			v &^= 1 << i

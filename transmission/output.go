@@ -69,8 +69,8 @@ type output struct {
 	// The owner's own:
 	sending  []segment // taken from queue
 	next     int       // index of the first one that is not sent
-	vec      vector
 	progress error
+	once     func(fd uintptr) bool // step, and never again; bound once
 	write    func(fd uintptr) bool // writable, bound once
 
 	bytes atomic.Uint64
@@ -80,7 +80,7 @@ type output struct {
 // init binds the steps once, so that sending takes no memory.
 func (o *output) init() {
 	o.write = o.writable
-	o.vec.once = func(fd uintptr) bool { o.step(fd); return true }
+	o.once = func(fd uintptr) bool { o.step(fd); return true }
 }
 
 // errSpan ends a connection whose reply broke off in the middle.
@@ -137,7 +137,7 @@ func (o *output) take() bool {
 func (o *output) pump() bool {
 	for {
 		for o.next < len(o.sending) {
-			if err := o.raw.Write(o.vec.once); err != nil {
+			if err := o.raw.Write(o.once); err != nil {
 				o.progress = err
 			}
 			switch o.progress {

@@ -1,6 +1,7 @@
 package transmission
 
 import (
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -12,12 +13,14 @@ import (
 // maxVector bounds the buffers that go out with one system call.
 const maxVector = 64
 
-// vector is the owner's scratch space for one system call.
+// vector is scratch space for one system call. It is too large for every
+// connection at rest to have its own.
 type vector struct {
-	iov  [maxVector]unix.Iovec
-	msg  unix.Msghdr
-	once func(fd uintptr) bool // step, and never again
+	iov [maxVector]unix.Iovec
+	msg unix.Msghdr
 }
+
+var vectors = sync.Pool{New: func() any { return new(vector) }}
 
 // plainSocket returns conn's descriptor, if it is a socket of the kernel's own.
 func plainSocket(conn any) syscall.RawConn {
@@ -44,6 +47,8 @@ func (o *output) step(fd uintptr) {
 
 // stepBytes sends what lies in memory: buffers, and spans of mappings.
 func (o *output) stepBytes(fd uintptr) error {
+	v := vectors.Get().(*vector)
+	defer vectors.Put(v)
 	count, flags, mapped := 0, uintptr(unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT), false
 	for i := o.next; i < len(o.sending) && count < maxVector; i++ {
 		s := &o.sending[i]
@@ -51,20 +56,20 @@ func (o *output) stepBytes(fd uintptr) error {
 			flags |= unix.MSG_MORE // the header and its data belong together
 			break
 		}
-		o.vec.iov[count].SetLen(s.left())
+		v.iov[count].SetLen(s.left())
 		if a := s.span.Address(); a != 0 {
 			// The collector knows nothing of it, and nothing here looks at it.
-			*(*uintptr)(unsafe.Pointer(&o.vec.iov[count].Base)) = a
+			*(*uintptr)(unsafe.Pointer(&v.iov[count].Base)) = a
 			mapped = true
 		} else {
-			o.vec.iov[count].Base = unsafe.SliceData(s.buf.b[s.lo:s.hi]) // hi may be beyond b's length
+			v.iov[count].Base = unsafe.SliceData(s.buf.b[s.lo:s.hi]) // hi may be beyond b's length
 		}
 		count++
 	}
-	o.vec.msg.Iov = &o.vec.iov[0]
-	o.vec.msg.SetIovlen(count)
+	v.msg.Iov = &v.iov[0]
+	v.msg.SetIovlen(count)
 	for {
-		n, err := o.sendmsg(fd, flags, mapped)
+		n, err := v.send(fd, flags, mapped)
 		switch {
 		case err == 0:
 			o.advance(n)
@@ -82,14 +87,14 @@ func (o *output) stepBytes(fd uintptr) error {
 	}
 }
 
-// sendmsg makes the call. The socket does not block, so the scheduler need not
+// send makes the call. The socket does not block, so the scheduler need not
 // know of it; but to touch a mapping may.
-func (o *output) sendmsg(fd, flags uintptr, mapped bool) (int, unix.Errno) {
+func (v *vector) send(fd, flags uintptr, mapped bool) (int, unix.Errno) {
 	if mapped {
-		n, _, err := unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&o.vec.msg)), flags)
+		n, _, err := unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&v.msg)), flags)
 		return int(n), err
 	}
-	n, _, err := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&o.vec.msg)), flags)
+	n, _, err := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&v.msg)), flags)
 	return int(n), err
 }
 

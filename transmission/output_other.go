@@ -4,8 +4,6 @@ package transmission
 
 import "syscall"
 
-type vector struct{ once func(fd uintptr) bool }
-
 // plainSocket returns nil: here all connections are streams.
 func plainSocket(any) syscall.RawConn { return nil }
 
