@@ -35,6 +35,19 @@ func plainSocket(conn any) syscall.RawConn {
 	return raw
 }
 
+// sendBuffer is the room for answers in a unix socket, in bytes. With the
+// system's default of 208 KiB, not even one answer of 256 KiB fits, and long reads
+// take twice as long. TCP grows its buffers by itself.
+const sendBuffer = 1 << 20
+
+// enlarge gives a unix socket a larger buffer: what we want if we may, and else
+// as much of it as the system allows.
+func enlarge(fd int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer) != nil {
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+	}
+}
+
 // step makes one system call for the segments at hand. o.progress tells how it
 // went: nil, EAGAIN, or why the connection is over.
 func (o *output) step(fd uintptr) {

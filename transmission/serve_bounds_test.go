@@ -73,7 +73,8 @@ func TestManyReadsNoneTaken(t *testing.T) {
 				b.alive()
 				b.want(proto.OK, proto.Request{Command: proto.CmdWrite}, make([]byte, 100<<10))
 				b.end()
-				if limit := int64(r.c.cfg.MaxBuffered + answerSize(uint64(max(x.length, batchSize)))); most.max.Load() > limit {
+				// One answer is let in when the bound is nearly reached, and one may be in the batch.
+				if limit := int64(r.c.cfg.MaxBuffered + 2*answerSize(uint64(max(x.length, batchSize)))); most.max.Load() > limit {
 					t.Errorf("%d bytes held, more than %d", most.max.Load(), limit)
 				}
 				if err := r.hangUp(); !errors.Is(err, ErrHungUp) {

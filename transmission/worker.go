@@ -7,8 +7,8 @@ import (
 
 // dispatch leaves a request without payload to the workers.
 func (c *conn) dispatch(r *proto.Request) error {
-	if r.Command == proto.CmdFlush && c.freeFlush {
-		c.carryOut(newRequest(c, r))
+	if r.Command == proto.CmdFlush && c.freeFlush && c.dev.Flush(c.ctx) == nil {
+		c.done(r)
 		return nil
 	}
 	if !changes(r.Command) {
