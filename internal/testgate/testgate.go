@@ -12,7 +12,8 @@
 // nobody sees, so a machine that is meant to run everything says so in the
 // environment: NBD_TEST_MUST_RUN=peers,root makes each skip for a missing program,
 // or for want of root's rights, a failure. The words are those of the needs below:
-// peers, root, linux, fuse, files; "all" stands for them all.
+// peers, root, linux, fuse, files, and vm for virtual machines; "all" stands for them
+// all.
 //
 // Tests that take long wait to be asked: [Asked]("soak") skips unless NBD_TEST_RUN
 // names soak. That skip is never a failure.
@@ -165,6 +166,21 @@ func Files(n uint64) Need {
 	return Need{"files", func() string {
 		if have := maxFiles(); have < n {
 			return fmt.Sprintf("needs %d open files, allowed are %d", n, have)
+		}
+		return ""
+	}}
+}
+
+// Own is a need of a caller's own. Missing tells what is missing, or "". The kind is a
+// word for MustRun.
+func Own(kind string, missing func() string) Need { return Need{kind, missing} }
+
+// AskedOrMust needs NBD_TEST_RUN or NBD_TEST_MUST_RUN to name word, or to be "all":
+// for tests that fetch much, or take long, before they are able to run.
+func AskedOrMust(word string) Need {
+	return Need{"", func() string {
+		if !named(os.Getenv(Run), word) && !named(os.Getenv(MustRun), word) {
+			return fmt.Sprintf("runs only with %s=%s", Run, word)
 		}
 		return ""
 	}}

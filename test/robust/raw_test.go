@@ -203,14 +203,18 @@ func (c *raw) roundTrips(n int, data []byte) error {
 // networks are what clients come over.
 var networks = []string{"unix", "tcp"}
 
-// serve serves data as the export "disk", over both networks.
+// serve serves data as the export "disk", over both networks. Beside it are "cow",
+// the same with copyonwrite, and "mem", 32 MiB of memory.
 func serve(t *testing.T, data []byte) *harness.Server {
 	t.Helper()
 	dir := harness.Dir(t)
+	image := harness.Image(t, dir, "disk.img", data)
 	return harness.StartIn(t, dir, harness.Config{
-		Plain:   true,
-		TCP:     true,
-		Exports: "[disk]\nexportname = " + harness.Image(t, dir, "disk.img", data) + "\n",
+		Plain: true,
+		TCP:   true,
+		Exports: "[disk]\nexportname = " + image + "\n" +
+			"[cow]\nexportname = " + image + "\ncopyonwrite = true\n" +
+			"[mem]\nexportname = memory:32M\n",
 	})
 }
 

@@ -14,5 +14,6 @@
 //	test/interop   TestCopy/*
 //
 // Each line wants at least one test that passed, and none that was skipped. With
-// -only PREFIX, lines for packages outside that path are left aside.
+// -only PREFIX, lines for packages outside that path are left aside. With -quiet only
+// that and the numbers are printed, for events that were shown before.
 package main

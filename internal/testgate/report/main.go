@@ -15,32 +15,43 @@ import (
 func main() {
 	must := flag.String("must", "", "a `file` with the tests that must have run")
 	only := flag.String("only", "", "check -must only for packages at or below this `path`")
+	quiet := flag.Bool("quiet", false, "print only what is wrong with -must, and the numbers")
 	flag.Parse()
-	if err := run(os.Stdin, os.Stdout, *must, *only); err != nil {
+	if err := run(os.Stdin, os.Stdout, options{*must, *only, *quiet}); err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 		os.Exit(1)
 	}
 }
 
+// options are the flags, as doc.go tells.
+type options struct {
+	must, only string
+	quiet      bool
+}
+
 // run reads events from in, shows them on out and judges them.
-func run(in io.Reader, out io.Writer, must, only string) error {
+func run(in io.Reader, out io.Writer, o options) error {
 	var rules []rule
-	if must != "" {
-		f, err := os.Open(must)
+	if o.must != "" {
+		f, err := os.Open(o.must)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
 		if rules, err = parseRules(f); err != nil {
-			return fmt.Errorf("%s: %w", must, err)
+			return fmt.Errorf("%s: %w", o.must, err)
 		}
 	}
 	r := newRun(out)
+	if o.quiet {
+		r.out = io.Discard
+	}
 	if err := r.read(in); err != nil {
 		return err
 	}
-	problems := r.unfulfilled(rules, only)
-	r.summary(problems)
+	r.showSkipped()
+	problems := r.unfulfilled(rules, o.only)
+	summary(out, problems, r.count)
 	switch {
 	case r.count["fail"] > 0 || r.broken > 0:
 		return errors.New("tests failed")
@@ -200,16 +211,38 @@ func (r *testRun) unfinished() {
 	}
 }
 
-// summary is the end of the output. The last lines have the form of go test's own.
-func (r *testRun) summary(problems []string) {
-	if len(r.skipped) > 0 {
-		fmt.Fprintf(r.out, "skipped:\n")
-	}
-	for _, id := range r.skipped {
-		fmt.Fprintf(r.out, "  %s %s: %s\n", id.pkg, id.name, r.reason[id])
-	}
+// summary is the end of the output. Its last line has a form that machines know.
+func summary(out io.Writer, problems []string, count map[string]int) {
 	for _, p := range problems {
-		fmt.Fprintf(r.out, "must run: %s\n", p)
+		fmt.Fprintf(out, "must run: %s\n", p)
 	}
-	fmt.Fprintf(r.out, "%d passed, %d failed, %d skipped\n", r.count["pass"], r.count["fail"], r.count["skip"])
+	fmt.Fprintf(out, "%d passed, %d failed, %d skipped\n", count["pass"], count["fail"], count["skip"])
+}
+
+// showSkipped lists what was skipped, by reason, in the order in which the reasons
+// came up.
+func (r *testRun) showSkipped() {
+	const most = 3 // tests to name for one reason
+	var reasons []string
+	tests := map[string][]testID{}
+	for _, id := range r.skipped {
+		reason := r.reason[id]
+		if tests[reason] == nil {
+			reasons = append(reasons, reason)
+		}
+		tests[reason] = append(tests[reason], id)
+	}
+	if len(reasons) > 0 {
+		fmt.Fprintln(r.out, "skipped:")
+	}
+	for _, reason := range reasons {
+		list := tests[reason]
+		fmt.Fprintf(r.out, "  %s\n", reason)
+		for _, id := range list[:min(len(list), most)] {
+			fmt.Fprintf(r.out, "      %s %s\n", id.pkg, id.name)
+		}
+		if n := len(list) - most; n > 0 {
+			fmt.Fprintf(r.out, "      and %d more\n", n)
+		}
+	}
 }

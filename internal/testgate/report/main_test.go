@@ -39,7 +39,7 @@ func report(t *testing.T, events, must, only string) (string, error) {
 		}
 	}
 	var out strings.Builder
-	err := run(strings.NewReader(events), &out, file, only)
+	err := run(strings.NewReader(events), &out, options{must: file, only: only})
 	return out.String(), err
 }
 
@@ -55,7 +55,7 @@ func TestReport(t *testing.T) {
 		says                     []string
 	}{
 		{name: "good", events: good, says: []string{
-			"ok  \tm/a\t0.1s\n", "  m/a TestX/two: needs the program p\n", "\n2 passed, 0 failed, 1 skipped\n",
+			"ok  \tm/a\t0.1s\n", "  needs the program p\n      m/a TestX/two\n", "\n2 passed, 0 failed, 1 skipped\n",
 		}},
 		{name: "must", events: good, must: "# list\n\na TestX/one\nb Test*\n"},
 		{name: "must, skipped", events: good, must: "a TestX/*\n", err: "must run", says: []string{"TestX/two was skipped: needs"}},
@@ -83,5 +83,15 @@ func TestReport(t *testing.T) {
 				t.Errorf("shows what a test that passed said:\n%s", out)
 			}
 		})
+	}
+}
+
+func TestQuiet(t *testing.T) {
+	var out strings.Builder
+	if err := run(strings.NewReader(good), &out, options{quiet: true}); err != nil {
+		t.Error(err)
+	}
+	if got, want := out.String(), "2 passed, 0 failed, 1 skipped\n"; got != want {
+		t.Errorf("says %q, want %q", got, want)
 	}
 }

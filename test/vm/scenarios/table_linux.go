@@ -1,0 +1,46 @@
+package scenarios
+
+import "nbd.example/nbd/test/vm/guest"
+
+// all are the series of kernels. Those who have reason to name fewer than these do so
+// in the table.
+var all = []string{"6.1", "6.12"}
+
+// Table returns the scenarios in the order in which they run.
+func Table() []guest.Scenario {
+	return []guest.Scenario{
+		{Name: "attach-netlink", Series: all, Run: attachNetlink},
+		{Name: "attach-ioctl", Series: all, Run: attachIoctl},
+		{Name: "read-only", Series: all, Run: readOnly},
+		{Name: "ext4", Series: all, Run: ext4},
+		{Name: "image-on-ext4", Series: all, Run: imageOnExt4},
+		{Name: "network", Series: all, Run: network, Host: networkHost},
+		{Name: "copy-on-write", Series: all, Run: copyOnWrite},
+		{Name: "loop-device", Series: all, Run: loopDevice},
+		{Name: "sectors", Series: all, Run: sectors},
+		{Name: "mounted-device", Series: all, Run: mountedDevice},
+		{Name: "stuck-writes", Series: all, Run: stuckWrites},
+		{Name: "bad-sector", Series: all, Run: badSector},
+		// Not 6.12: where the kernel has cachestat, the server believes a page that could
+		// not be read to be in memory, and the connection ends in the midst of a reply.
+		{Name: "bad-file", Series: []string{"6.1"}, Run: badFile},
+		{Name: "lost-flush", Series: all, Run: lostFlush},
+		{Name: "drain", Series: all, Run: drain},
+		{Name: "drain-ext4", Series: all, Run: drainExt4},
+	}
+}
+
+// Programs returns the programs of the host that the scenarios use. They are found as
+// testgate.Find does.
+func Programs() []string {
+	return []string{"nbd-client", "mkfs.ext4", "e2fsck", "dmsetup", "fstrim", "blkdiscard", "blockdev"}
+}
+
+// Files returns other files of the host that these programs read, where they exist.
+func Files() []string { return []string{"/etc/mke2fs.conf"} }
+
+// Modules returns the kernel modules that the scenarios use, and their options.
+func Modules() (names []string, options map[string]string) {
+	return []string{"nbd", "loop", "dm-mod"},
+		map[string]string{"nbd": "nbds_max=4 max_part=4", "loop": "max_loop=4"}
+}
