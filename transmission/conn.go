@@ -64,8 +64,8 @@ type conn struct {
 
 	mu       sync.Mutex
 	cond     sync.Cond
-	queue    list // of requests that may begin
-	running  int  // workers
+	readers  lane // requests that only read
+	changers lane // those that change the device, and flushes
 	deferred list // of reads that wait for room in held
 	waits    atomic.Int64
 	broken   error // why a worker ended the connection

@@ -120,7 +120,7 @@ func TestTruncatedImage(t *testing.T) {
 	forStyles(t, func(t *testing.T, s style) {
 		name, dev, data := image(t, 4*mib)
 		if _, ok := dev.Range(0, mib, false); !ok {
-			t.Skip("this kernel does not tell what is in memory (cachestat, Linux 6.5), and there is no tmpfs")
+			t.Skip("this kernel does not tell what is in memory, and there is no tmpfs")
 		}
 		read := proto.Request{Command: proto.CmdRead, Offset: mib, Length: 2 * mib}
 		r := serve(t, dev, setup{style: s})

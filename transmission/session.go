@@ -46,7 +46,7 @@ type Config struct {
 	// Memory bounds the same of all connections that share it. Nil is no bound.
 	Memory *Memory
 	// Workers bounds the requests of a connection that wait for the disk at the
-	// same time. 0 means 32.
+	// same time: that many reads, and that many changes and flushes. 0 means 32.
 	Workers int
 	// StuckTimeout ends a connection whose client has taken nothing of what is
 	// ready for it for so long. 0 means 15 minutes, below 0 never.

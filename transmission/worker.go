@@ -32,20 +32,35 @@ func (c *conn) enqueue(q *request) {
 }
 
 func (c *conn) enqueueLocked(q *request) {
-	c.queue.push(q)
-	if c.running < c.cfg.Workers {
-		c.running++
-		go c.work()
+	l := c.lane(q.Command)
+	l.queue.push(q)
+	if l.running < c.cfg.Workers {
+		l.running++
+		go c.work(l)
 	}
 }
 
-// work carries out requests until there are none.
-func (c *conn) work() {
+// lane is a queue with workers of its own. Reads have one and changes another,
+// so that a journal that is stuck under many writes keeps no read waiting.
+type lane struct {
+	queue   list // of requests that may begin
+	running int  // workers
+}
+
+func (c *conn) lane(cmd proto.Command) *lane {
+	if changes(cmd) || cmd == proto.CmdFlush {
+		return &c.changers
+	}
+	return &c.readers
+}
+
+// work carries out requests of a lane until there are none.
+func (c *conn) work(l *lane) {
 	for {
 		c.mu.Lock()
-		q := c.queue.pop()
+		q := l.queue.pop()
 		if q == nil {
-			c.running--
+			l.running--
 			c.mu.Unlock()
 			return
 		}

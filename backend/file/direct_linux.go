@@ -58,6 +58,7 @@ func (f *File) findFast() {
 	if unix.Fstatfs(int(f.fd), &fs) != nil {
 		return
 	}
+	f.findProbe()
 	s.inMemory = !f.device && inMemory(&fs)
 	if s.inMemory {
 		s.read, s.spans = readAlways, true
@@ -65,8 +66,7 @@ func (f *File) findFast() {
 		switch f.nowait(make([]byte, 1), 0) {
 		case 0, unix.EAGAIN, unix.EIO:
 			s.read = readNowait
-			_, err := f.resident(0, 1)
-			s.spans = err == 0
+			s.spans = f.sys.probe.address != 0
 		}
 	}
 	// What cannot read without waiting is behind a network or another program,
@@ -145,10 +145,8 @@ func (f *File) Range(off, n int64, onlyData bool) (block.Span, bool) {
 	if !s.spans || f.spanless.Load() || onlyData && !f.sys.known.covers(off, n) {
 		return block.Span{}, false
 	}
-	if !s.inMemory {
-		if cached, err := f.resident(off, n); err != 0 || !cached {
-			return block.Span{}, false
-		}
+	if !s.inMemory && !f.resident(off, n) {
+		return block.Span{}, false
 	}
 	return block.Span{FD: f.fd, Off: off, Len: n}, true
 }
@@ -157,15 +155,3 @@ func (f *File) Range(off, n int64, onlyData bool) (block.Span, bool) {
 // smaller, or a sector under it has gone bad. From then on all bytes are read,
 // so that the next to ask gets the error.
 func (f *File) Avoid(block.Span) { f.spanless.Store(true) }
-
-// resident reports whether all pages of a range are in the page cache, or on
-// their way to it. Unlike mincore it answers about a file that is not ours with
-// an error, never with a guess.
-func (f *File) resident(off, n int64) (bool, unix.Errno) {
-	page := int64(unix.Getpagesize())
-	lo, hi := roundDown(off, page), roundUp(off+n, page)
-	in := struct{ off, n uint64 }{uint64(lo), uint64(hi - lo)}
-	var out struct{ cached, dirty, writeback, evicted, recentlyEvicted uint64 }
-	_, _, err := unix.RawSyscall6(unix.SYS_CACHESTAT, f.fd, uintptr(unsafe.Pointer(&in)), uintptr(unsafe.Pointer(&out)), 0, 0, 0)
-	return err == 0 && out.cached*uint64(page) >= uint64(hi-lo), err
-}

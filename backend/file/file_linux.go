@@ -26,6 +26,7 @@ type system struct {
 	sector int64 // logical block size of a block device, in bytes
 	known  knownData
 
+	probe   probe
 	mapping *mapping // nil without Config.Map
 }
 

@@ -42,7 +42,7 @@ func (f *File) mapFile() error {
 	return nil
 }
 
-func (f *File) unmap() {}
+func (f *File) sysClose() {}
 
 func (f *File) measure() (int64, error) {
 	if f.device {

@@ -129,7 +129,7 @@ func (f *File) writeZeroes(off, n int64) error {
 
 // Close closes the file, and with it gives up its locks. It makes nothing stable.
 func (f *File) Close() error {
-	f.unmap()
+	f.sysClose()
 	return f.f.Close()
 }
 

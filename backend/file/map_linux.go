@@ -76,8 +76,8 @@ func (f *File) mapFile() error {
 		return errors.New("the parameters map and direct exclude each other")
 	case f.device || mappable[int64(fs.Type)] == "":
 		return errors.New("the parameter map needs a regular file on tmpfs, ext4, xfs or btrfs")
-	case !f.sys.fast.spans:
-		return errors.New("the parameter map needs a kernel that can tell what is in memory (Linux 6.5), and the right to ask about this file")
+	case f.sys.probe.address == 0:
+		return errors.New("the parameter map cannot be used without knowing what is in memory, which the kernel does not tell about this file: it must be ours, or open for writing")
 	case lockedMemory():
 		return errors.New("the parameter map cannot be used while the process locks its memory")
 	}
@@ -108,7 +108,10 @@ func (m *mapping) advise(off, n int64, advice int) {
 	unix.Syscall(unix.SYS_MADVISE, m.address+uintptr(off), uintptr(n), uintptr(advice))
 }
 
-func (f *File) unmap() {
+// sysClose gives the mappings back.
+func (f *File) sysClose() {
+	f.sys.probe.close()
+
 	if m := f.sys.mapping; m != nil {
 		unix.Syscall(unix.SYS_MUNMAP, m.address, uintptr(m.size), 0)
 		f.sys.mapping = nil
@@ -146,8 +149,7 @@ func (f *File) warm(m *mapping, i int) bool {
 func (f *File) judge(m *mapping, i int) bool {
 	off := int64(i) << windowBits
 	n := min(windowSize, m.size-off)
-	in, err := f.resident(off, n)
-	if err != 0 || !in {
+	if !f.resident(off, n) {
 		m.cool(i)
 		return false
 	}

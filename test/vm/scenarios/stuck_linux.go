@@ -38,7 +38,7 @@ func stuckWrites(t *guest.T) {
 	}
 
 	guest.Suspend(t, "gate")
-	const stuck = 8
+	const stuck = 40
 	var ended atomic.Int32
 	var wg sync.WaitGroup
 	durable := guest.Open(t, k.Path, os.O_RDWR|unix.O_DIRECT|unix.O_DSYNC)

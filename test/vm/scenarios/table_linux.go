@@ -21,9 +21,7 @@ func Table() []guest.Scenario {
 		{Name: "mounted-device", Series: all, Run: mountedDevice},
 		{Name: "stuck-writes", Series: all, Run: stuckWrites},
 		{Name: "bad-sector", Series: all, Run: badSector},
-		// Not 6.12: where the kernel has cachestat, the server believes a page that could
-		// not be read to be in memory, and the connection ends in the midst of a reply.
-		{Name: "bad-file", Series: []string{"6.1"}, Run: badFile},
+		{Name: "bad-file", Series: all, Run: badFile},
 		{Name: "lost-flush", Series: all, Run: lostFlush},
 		{Name: "drain", Series: all, Run: drain},
 		{Name: "drain-ext4", Series: all, Run: drainExt4},
