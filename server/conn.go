@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -171,9 +172,21 @@ func (c *conn) negotiate(ctx context.Context) (*talk, error) {
 		t.session.MinBlock = r.Export.BlockSize.Minimum
 	}
 	l.dev.OnBroken(c.s.lostWrites(l.cfg.Name))
-	c.s.log.Info("client connected", "client", c.who(), "export", l.cfg.Name, "tls", tlsText(r.Peer.TLS),
-		"tlspeer", tlsPeer(r.Peer.TLS), "flags", r.Flags.String(), "replies", replyStyle(r))
+	c.logConnected(r, l.cfg.Name)
 	return t, nil
+}
+
+// logConnected says who uses what from now on.
+func (c *conn) logConnected(r *handshake.Result, export string) {
+	attrs := make([]slog.Attr, 0, 6)
+	attrs = append(attrs, slog.String("client", c.who()), slog.String("export", export), slog.String("replies", replyStyle(r)))
+	if r.Peer.TLS != nil {
+		attrs = append(attrs, slog.String("tls", tls.VersionName(r.Peer.TLS.Version)), slog.String("tlspeer", tlsPeer(r.Peer.TLS)))
+	}
+	if c.s.log.Enabled(context.Background(), slog.LevelDebug) {
+		attrs = append(attrs, slog.String("flags", r.Flags.String()))
+	}
+	c.s.log.LogAttrs(context.Background(), slog.LevelInfo, "client connected", attrs...)
 }
 
 // replyStyle names the replies that were agreed on.
@@ -200,8 +213,10 @@ func (c *conn) transmit(ctx context.Context, t *talk) {
 			err = c.panicked("transmission", v)
 		}
 		c.s.release(l)
-		c.s.log.Info("client disconnected", "client", c.who(), "export", l.cfg.Name, "after", time.Since(c.started),
-			"requests", stats.Requests, "errors", stats.Errors, "read", stats.BytesRead, "written", stats.BytesWritten, "why", why(err))
+		c.s.log.LogAttrs(context.Background(), slog.LevelInfo, "client disconnected",
+			slog.String("client", c.who()), slog.String("export", l.cfg.Name), slog.Duration("after", time.Since(c.started)),
+			slog.Uint64("requests", stats.Requests), slog.Uint64("errors", stats.Errors),
+			slog.Uint64("read", stats.BytesRead), slog.Uint64("written", stats.BytesWritten), slog.String("why", why(err)))
 		farewell(conn, c.nc, errors.Is(err, transmission.ErrDraining))
 		c.s.remove(c, err)
 	}()

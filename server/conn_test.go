@@ -407,7 +407,7 @@ func TestLogs(t *testing.T) {
 			}
 		}
 	}
-	has("client connected", "level=INFO", "client=10.0.0.1:1234", "export=a", "tls=none", "NBD_FLAG_SEND_FLUSH", "replies=simple")
+	has("client connected", "level=INFO", "client=10.0.0.1:1234", "export=a", "NBD_FLAG_SEND_FLUSH", "replies=simple")
 	has("client disconnected", "level=INFO", "client=10.0.0.1:1234", "export=a", "after=", "errors=0", "read=5", "written=5", `why="the client disconnected"`)
 	has("no export chosen", "level=DEBUG", "client=pipe")
 }

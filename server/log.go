@@ -34,14 +34,6 @@ func addrText(a net.Addr) string {
 	return a.Network() // the client's end of a unix socket has no name
 }
 
-// tlsText says in a word how a connection is protected.
-func tlsText(t *tls.ConnectionState) string {
-	if t == nil {
-		return "none"
-	}
-	return tls.VersionName(t.Version)
-}
-
 // tlsPeer names the holder of a client's certificate, or nobody.
 func tlsPeer(t *tls.ConnectionState) string {
 	if t == nil || len(t.PeerCertificates) == 0 {
