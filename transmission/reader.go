@@ -178,7 +178,8 @@ func (c *conn) readNow(r *proto.Request) bool {
 		}
 	}
 	if n >= longRead {
-		return c.readSpan(r) || n <= largeSize-headroom && !c.holes && c.readCopy(r, n)
+		// Where there is no span, a worker copies while the reader goes on.
+		return c.readSpan(r)
 	}
 	return c.readCopy(r, n)
 }
@@ -200,7 +201,7 @@ func (c *conn) readCopy(r *proto.Request, n int) bool {
 
 // readSpan lets the socket take the data from the page cache.
 func (c *conn) readSpan(r *proto.Request) bool {
-	if c.raw == nil {
+	if !c.zeroCopy {
 		return false
 	}
 	s, ok := c.dev.Range(int64(r.Offset), int64(r.Length), c.holes && r.Flags&proto.CmdFlagDF == 0)

@@ -210,7 +210,7 @@ func (c *conn) readSparse(q *request, a *answer) error {
 
 // readPiece answers with data, from the page cache if it is there.
 func (c *conn) readPiece(q *request, a *answer, off uint64, n int) error {
-	if c.raw != nil && n >= longRead {
+	if c.zeroCopy && n >= longRead {
 		if s, ok := c.dev.Range(int64(off), int64(n), false); ok {
 			head := getBuffer(maxHeader)
 			head.b = c.style.appendData(head.b[:0], &q.Request, off, n, 0)
