@@ -106,7 +106,8 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	c.freeFlush = c.inPlace && caps.FreeFlush
 	c.mapped = c.raw != nil && c.dev.HasMapped()
 	c.cond.L = &c.mu
-	c.in = input{conn: nc, raw: c.raw, idle: c.flush}
+	_, tcp := nc.(*net.TCPConn)
+	c.in = input{conn: nc, raw: c.raw, idle: c.flush, patient: tcp}
 	c.in.init(s.Early)
 	c.out = output{conn: nc, raw: c.raw, stuck: c.cfg.StuckTimeout, sent: c.sent, avoid: c.dev.Avoid}
 	c.out.init()

@@ -20,6 +20,10 @@ type input struct {
 	n    int
 	err  error
 	read func(fd uintptr) bool // readable, bound once
+	// patient says that lingering may be worth it; pause is how many waits are to
+	// pass before it is tried again, and backoff how many that were the last time.
+	patient        bool
+	pause, backoff int
 	// idle is called when there is nothing to read, before waiting.
 	idle func()
 }
