@@ -45,7 +45,7 @@ func fio(t *testing.T, s *harness.Server, args ...string) {
 	t.Helper()
 	args = append([]string{
 		"--name=job", "--ioengine=nbd", "--uri=" + s.URI("disk"), "--size=32M", "--thread",
-		"--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--randseed=7", "--output-format=json",
+		"--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0", "--randseed=7", "--output-format=json",
 	}, args...)
 	out := harness.Run(t, "fio", args...)
 	var result struct {
