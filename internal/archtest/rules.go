@@ -20,6 +20,9 @@ const anything = "*"
 // the system need.
 const sys = "golang.org/x/sys"
 
+// netlink is where the packages for generic netlink are.
+const netlink = "github.com/mdlayher"
+
 // rules is the table of doc.go.
 var rules = []rule{
 	{path: "."},
@@ -30,14 +33,14 @@ var rules = []rule{
 	{path: "block/blocktest", may: []string{"block"}},
 	{path: "transmission", may: []string{"proto", "block", "internal", sys}},
 	{path: "client", may: []string{"handshake", "transmission", "proto", "uri", "block", "internal"}},
-	{path: "server", may: []string{"handshake", "transmission", "proto", "block", "internal", sys}},
+	{path: "server", may: []string{"handshake", "transmission", "proto", "block", "internal", sys, netlink}},
 	{path: "backend", may: []string{"block", "internal", sys}},
 	{path: "backend/remote", may: []string{"block", "client", "internal"}},
 	{path: "layer", may: []string{"block"}},
 	{path: "chain", may: []string{"block"}},
 	{path: "chain/core", may: []string{"block", "chain", "backend", "layer"}},
-	{path: "kernel", may: []string{"proto", "internal", sys}},
-	{path: "supervise", may: []string{"kernel", "client", "handshake", "proto"}},
+	{path: "kernel", may: []string{"proto", "internal", sys, netlink}},
+	{path: "supervise", may: []string{"kernel", "client", "handshake", "transmission", "proto", "uri", "internal", sys}},
 	{path: "cmd", may: []string{anything}},
 	{path: "internal", may: []string{"proto", "block", sys}},
 	{path: "test", may: []string{anything}},
@@ -55,6 +58,7 @@ var moreForTests = map[string][]string{
 	"transmission": {"handshake", "client"},
 	"client":       {"server", "chain"},
 	"server":       {"client", "chain"},
+	"supervise":    {"server", "chain"},
 	"uri":          {},
 }
 
