@@ -15,5 +15,6 @@
 //
 // Each line wants at least one test that passed, and none that was skipped. With
 // -only PREFIX, lines for packages outside that path are left aside. With -quiet only
-// that and the numbers are printed, for events that were shown before.
+// the numbers and the complaints of failed tests are printed, for events that were
+// shown before.
 package main

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -51,6 +52,9 @@ func run(in io.Reader, out io.Writer, o options) error {
 	}
 	r.showSkipped()
 	problems := r.unfulfilled(rules, o.only)
+	if o.quiet { // The words are far above by now.
+		fmt.Fprint(out, strings.Join(r.failed, ""))
+	}
 	summary(out, problems, r.count)
 	switch {
 	case r.count["fail"] > 0 || r.broken > 0:
@@ -87,6 +91,7 @@ type testRun struct {
 	count   map[string]int              // by result
 	parent  map[testID]bool             // has subtests
 	broken  int                         // packages that failed, also without a failed test
+	failed  []string                    // of each failed test its name and what it complained of
 }
 
 func newRun(out io.Writer) *testRun {
@@ -181,11 +186,31 @@ func (r *testRun) end(id testID, result string) {
 	switch result {
 	case "fail":
 		fmt.Fprint(r.out, said)
+		r.failed = append(r.failed, complaint(id, said))
 	case "skip":
 		r.skipped = append(r.skipped, id)
 		r.reason[id] = reasonOf(said)
 	}
 }
+
+// complaint returns a failed test's name and the lines that it logged by itself, without
+// what programs and kernels said beside.
+func complaint(id testID, said string) string {
+	const most = 12 // lines
+	var b strings.Builder
+	fmt.Fprintf(&b, "failed: %s %s\n", id.pkg, id.name)
+	lines := 0
+	for line := range strings.Lines(said) {
+		if logged.MatchString(line) && lines < most {
+			b.WriteString(line)
+			lines++
+		}
+	}
+	return b.String()
+}
+
+// logged is how a line begins that a test has logged.
+var logged = regexp.MustCompile(`^\s+\S+\.go:\d+: `)
 
 // reasonOf finds the text of t.Skip in what a test printed.
 func reasonOf(said string) string {

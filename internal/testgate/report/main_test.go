@@ -43,12 +43,14 @@ func report(t *testing.T, events, must, only string) (string, error) {
 	return out.String(), err
 }
 
-func TestReport(t *testing.T) {
-	const failing = `{"Action":"run","Package":"m/c","Test":"TestZ"}
+// failing are the events of a test that fails.
+const failing = `{"Action":"run","Package":"m/c","Test":"TestZ"}
 {"Action":"output","Package":"m/c","Test":"TestZ","Output":"    z_test.go:1: loud\n"}
 {"Action":"fail","Package":"m/c","Test":"TestZ"}
 {"Action":"fail","Package":"m/c"}
 `
+
+func TestReport(t *testing.T) {
 	for _, c := range []struct {
 		name, events, must, only string
 		err                      string // "" for success
@@ -83,6 +85,19 @@ func TestReport(t *testing.T) {
 				t.Errorf("shows what a test that passed said:\n%s", out)
 			}
 		})
+	}
+}
+
+// What failed is said again at the end, where it is found.
+func TestQuietFailed(t *testing.T) {
+	var out strings.Builder
+	if err := run(strings.NewReader(good+failing), &out, options{quiet: true}); err == nil {
+		t.Error("no error")
+	}
+	for _, want := range []string{"failed: m/", "    z_test.go:1: loud\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("does not say %q:\n%s", want, out.String())
+		}
 	}
 }
 
