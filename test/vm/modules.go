@@ -17,6 +17,7 @@ type module struct {
 	name    string
 	text    []byte // the object file, not compressed
 	depends []string
+	wishes  []string // should be there before, if there are such modules; may be aliases
 	aliases []string
 }
 
@@ -81,6 +82,14 @@ func (m *moduleTree) load(names []string) ([]module, error) {
 		for _, d := range mod.depends {
 			if err := visit(d); err != nil {
 				return fmt.Errorf("%s needs: %w", name, err)
+			}
+		}
+		for _, w := range mod.wishes {
+			if m.paths[strings.ReplaceAll(w, "-", "_")] == "" {
+				continue
+			}
+			if err := visit(w); err != nil {
+				return fmt.Errorf("%s wishes: %w", name, err)
 			}
 		}
 		list = append(list, mod)
@@ -149,8 +158,8 @@ func (m *module) parseInfo(info []byte) {
 			for _, word := range strings.Fields(value) {
 				if strings.HasSuffix(word, ":") {
 					before = word == "pre:"
-				} else if before && !strings.HasPrefix(word, "crypto-") {
-					m.depends = append(m.depends, word)
+				} else if before {
+					m.wishes = append(m.wishes, word)
 				}
 			}
 		case "alias":

@@ -12,7 +12,7 @@ func TestModuleInfo(t *testing.T) {
 	var m module
 	m.parseInfo([]byte("license=GPL\x00depends=a,b-c\x00alias=block-major-43-*\x00alias=x\x00" +
 		"softdep=pre: d crypto-e post: f\x00\x00depends=\x00noise"))
-	want := module{depends: []string{"a", "b-c", "d"}, aliases: []string{"block-major-43-*", "x"}}
+	want := module{depends: []string{"a", "b-c"}, wishes: []string{"d", "crypto-e"}, aliases: []string{"block-major-43-*", "x"}}
 	if !reflect.DeepEqual(m, want) {
 		t.Errorf("got %+v, want %+v", m, want)
 	}

@@ -220,6 +220,37 @@ func Mkfs(t *T, dev string, args ...string) {
 // Fsck checks an ext4 file system, changes nothing, and fails if it is not clean.
 func Fsck(t *T, dev string) { harness.Run(t, "e2fsck", "-f", "-n", dev) }
 
+// FS is a kind of file system.
+type FS struct {
+	Type    string
+	Least   int64    // bytes that it needs
+	Mkfs    []string // a command; the device follows
+	Fsck    []string // one that changes nothing, and fails if it is not clean
+	Mount   string   // options
+	Trims   bool
+	Journal bool // a crash costs nothing that was synced, and fsck finds nothing after a mount
+}
+
+// FileSystems returns all kinds that the scenarios use.
+func FileSystems() []FS {
+	const mib = 1 << 20
+	return []FS{
+		{Type: "ext4", Least: 64 * mib, Mkfs: []string{"mkfs.ext4", "-q", "-F"}, Fsck: []string{"e2fsck", "-f", "-n"}, Trims: true, Journal: true},
+		{Type: "xfs", Least: 320 * mib, Mkfs: []string{"mkfs.xfs", "-q", "-f"}, Fsck: []string{"xfs_repair", "-n"}, Trims: true, Journal: true},
+		{Type: "btrfs", Least: 128 * mib, Mkfs: []string{"mkfs.btrfs", "-q", "-f"}, Fsck: []string{"btrfs", "check"}, Trims: true, Journal: true},
+		{Type: "vfat", Least: 64 * mib, Mkfs: []string{"mkfs.vfat"}, Fsck: []string{"fsck.vfat", "-n"}, Mount: "iocharset=ascii", Trims: true},
+	}
+}
+
+// Make makes the file system on a device.
+func (f FS) Make(t *T, dev string) { harness.Run(t, f.Mkfs[0], append(f.Mkfs[1:], dev)...) }
+
+// Check checks it, and fails if it is not clean.
+func (f FS) Check(t *T, dev string) { harness.Run(t, f.Fsck[0], append(f.Fsck[1:], dev)...) }
+
+// On mounts it, as the function Mount does.
+func (f FS) On(t *T, dev string) *Mounted { return mount(t, dev, f.Type, f.Mount) }
+
 // Mounted is a mounted file system.
 type Mounted struct {
 	t    *T
@@ -228,10 +259,12 @@ type Mounted struct {
 }
 
 // Mount mounts an ext4 file system, until the end of the scenario at most.
-func Mount(t *T, dev, options string) *Mounted {
+func Mount(t *T, dev, options string) *Mounted { return mount(t, dev, "ext4", options) }
+
+func mount(t *T, dev, kind, options string) *Mounted {
 	dir, err := os.MkdirTemp("/mnt", "fs")
 	t.Must(err, "mount")
-	t.Must(unix.Mount(dev, dir, "ext4", 0, options), "mount "+dev)
+	t.Must(unix.Mount(dev, dir, kind, 0, options), "mount "+dev)
 	m := &Mounted{t, dir, true}
 	t.Cleanup(m.Unmount)
 	return m

@@ -13,6 +13,7 @@ func Table() []guest.Scenario {
 		{Name: "attach-ioctl", Series: all, Run: attachIoctl},
 		{Name: "read-only", Series: all, Run: readOnly},
 		{Name: "ext4", Series: all, Run: ext4},
+		{Name: "file-systems", Series: all, Run: fileSystems},
 		{Name: "image-on-ext4", Series: all, Run: imageOnExt4},
 		{Name: "network", Series: all, Run: network, Host: networkHost},
 		{Name: "copy-on-write", Series: all, Run: copyOnWrite},
@@ -31,7 +32,8 @@ func Table() []guest.Scenario {
 // Programs returns the programs of the host that the scenarios use. They are found as
 // testgate.Find does.
 func Programs() []string {
-	return []string{"nbd-client", "mkfs.ext4", "e2fsck", "dmsetup", "fstrim", "blkdiscard", "blockdev"}
+	return []string{"nbd-client", "mkfs.ext4", "e2fsck", "dmsetup", "fstrim", "blkdiscard", "blockdev",
+		"mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs", "mkfs.vfat", "fsck.vfat"}
 }
 
 // Files returns other files of the host that these programs read, where they exist.
@@ -39,6 +41,6 @@ func Files() []string { return []string{"/etc/mke2fs.conf"} }
 
 // Modules returns the kernel modules that the scenarios use, and their options.
 func Modules() (names []string, options map[string]string) {
-	return []string{"nbd", "loop", "dm-mod"},
+	return []string{"nbd", "loop", "dm-mod", "crc32c_generic", "xfs", "btrfs", "vfat", "nls_cp437", "nls_ascii"},
 		map[string]string{"nbd": "nbds_max=4 max_part=4", "loop": "max_loop=4"}
 }
