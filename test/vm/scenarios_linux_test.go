@@ -21,7 +21,10 @@ var series = []string{"6.1", "6.12"}
 func TestVM(t *testing.T) {
 	c := contents(t)
 	for _, name := range series {
-		t.Run(name, func(t *testing.T) { runSeries(t, name, c) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // A machine keeps one processor of the host busy.
+			runSeries(t, name, c)
+		})
 	}
 }
 
