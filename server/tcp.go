@@ -2,6 +2,7 @@ package server
 
 import (
 	"net"
+	"runtime"
 	"time"
 )
 
@@ -32,10 +33,11 @@ func (k *KeepAlive) apply(conn net.Conn) error {
 		return err
 	}
 	idle, interval, count := orDefault(k.Idle, defaultIdle), orDefault(k.Interval, defaultInterval), orDefault(k.Count, defaultCount)
-	err := tcp.SetKeepAliveConfig(net.KeepAliveConfig{
-		Enable: idle > 0 && interval > 0 && count > 0, Idle: idle, Interval: interval, Count: count,
-	})
-	if err != nil {
+	probes := net.KeepAliveConfig{Enable: idle > 0 && interval > 0 && count > 0, Idle: idle, Interval: interval, Count: count}
+	if runtime.GOOS == "openbsd" { // has one set of numbers for all sockets (sysctl net.inet.tcp)
+		probes.Idle, probes.Interval, probes.Count = -1, -1, -1
+	}
+	if err := tcp.SetKeepAliveConfig(probes); err != nil {
 		return err
 	}
 	if t := orDefault(k.UserTimeout, defaultUserTimeout); t > 0 {

@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !darwin && !freebsd && !linux && !windows
 
 package server
 
@@ -7,6 +7,6 @@ import (
 	"time"
 )
 
-// setUserTimeout does nothing: only Linux has TCP_USER_TIMEOUT. The keepalive
-// probes alone find a peer that vanished.
+// setUserTimeout does nothing: this system has no such option. The keepalive
+// probes alone find a peer that vanished, and its own limits on retransmission.
 func setUserTimeout(*net.TCPConn, time.Duration) error { return nil }

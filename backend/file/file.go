@@ -12,22 +12,45 @@
 // block devices with discard and zeroing, the fast path of [block.Direct], and
 // exclusive use.
 //
-// FreeBSD finds holes by lseek, but makes none; disks are character devices there,
-// used in whole sectors. macOS makes holes by fcntl, but does not look for any:
-// APFS is known to call fresh data a hole. Windows makes them in sparse files, and
-// serves raw disks and volumes by their device names. A flush reaches the medium
-// everywhere; macOS needs another call than fsync for that, which package os
-// makes. Elsewhere there are reading, writing and flushing, and the size of a
-// disk must be named.
+// Windows makes holes in sparse files (FSCTL_SET_ZERO_DATA) and finds them
+// (FSCTL_QUERY_ALLOCATED_RANGES), on file systems that have sparse files. Disks
+// and volumes have the names \\.\PhysicalDrive0 and \\.\D:, and are used in whole
+// sectors. Direct I/O is there. Requests to one open file wait for each other
+// inside Windows.
+//
+// macOS makes holes (F_PUNCHHOLE), but none are looked for: APFS is known to call
+// fresh data a hole. A flush takes F_FULLFSYNC, or DKIOCSYNCHRONIZECACHE for a
+// disk, since fsync leaves data in the cache of the disk. Direct I/O keeps data
+// out of the page cache (F_NOCACHE).
+//
+// FreeBSD finds holes by lseek, and makes them from version 14 on (fspacectl),
+// where the file system can. A flush of a disk takes DIOCGFLUSH. Direct I/O is a
+// wish there that the file system may pass over.
+//
+// OpenBSD has no holes to ask for. It has no call that empties the cache of a
+// disk either, so a flush of a raw disk is worth what that cache is.
+//
+// On macOS and the BSDs disks are character devices, used in whole sectors. A
+// disk is not trimmed anywhere but on Linux. Elsewhere there are reading, writing
+// and flushing, and the size of a disk must be named.
+//
+// The tests run on Linux, and as far as wine goes on what is Windows to them:
+// wine has no sparse files, and no sizes of disks. For the other systems the code
+// follows their manuals, and is compiled and vetted, and not run.
 //
 // # Exclusive use
 //
-// This is for Linux. A block device that is opened for writing is claimed
-// (O_EXCL), which fails while it is mounted or part of something else. A regular
-// file is locked the way QEMU's programs lock images, so that an image that a
-// virtual machine holds is refused, and a virtual machine refuses an image that
-// is served for writing. Several servers may serve one image, as with qemu-nbd.
-// Config.Force overrides all of this.
+// On Linux a block device that is opened for writing is claimed (O_EXCL), which
+// fails while it is mounted or part of something else. A regular file is locked
+// the way QEMU's programs lock images, so that an image that a virtual machine
+// holds is refused, and a virtual machine refuses an image that is served for
+// writing. Several servers may serve one image, as with qemu-nbd.
+//
+// macOS takes the same locks. On Windows the modes of sharing that files are
+// opened with come to the same; a volume is locked and dismounted to be written,
+// and so are all volumes of a disk. The BSDs take a shared flock, which keeps out
+// those who want the file for themselves. Their kernels, and that of macOS, refuse
+// to open a mounted disk for writing. Config.Force overrides all locks.
 package file
 
 import (
@@ -45,8 +68,8 @@ type Config struct {
 	Path     string
 	ReadOnly bool
 	// Direct bypasses the page cache. Requests are then aligned to the device's
-	// blocks on their way, and the size must be a multiple of those. Only on
-	// Linux, and not on every file system.
+	// blocks on their way, and the size must be a multiple of those. Not on every
+	// system and file system.
 	Direct bool
 	// Sync makes every write stable before it returns.
 	Sync bool
@@ -63,6 +86,7 @@ type Config struct {
 	// means os.OpenFile.
 	Open func(name string, flag int, perm fs.FileMode) (*os.File, error)
 	// Stat says what kind of file it is, before it is opened. Nil means os.Stat.
+	// It is not asked about disks of Windows, which their names tell.
 	Stat func(name string) (fs.FileInfo, error)
 }
 
@@ -92,19 +116,19 @@ func Open(c Config) (*File, error) {
 		c.Open = os.OpenFile
 	}
 	if c.Stat == nil {
-		c.Stat = stat
+		c.Stat = os.Stat
 	}
 	f := &File{config: c, align: 1}
 	if err := f.open(); err != nil {
 		return nil, fmt.Errorf("open %s: %w", c.Path, err)
 	}
 	if err := f.prepare(); err != nil {
-		f.f.Close()
+		f.Close()
 		return nil, fmt.Errorf("open %s: %w", c.Path, err)
 	}
 	f.caps = f.abilities()
 	if err := f.mapFile(); err != nil {
-		f.f.Close()
+		f.Close()
 		return nil, fmt.Errorf("open %s: %w", c.Path, err)
 	}
 	return f, nil
@@ -117,12 +141,14 @@ func (f *File) open() error {
 	}
 	// The kind of file decides on the flags; asking before opening keeps a pipe
 	// or a terminal from being opened at all.
-	info, err := f.config.Stat(f.config.Path)
-	if err != nil {
-		return plain(err)
-	}
-	if f.device, err = isDevice(info.Mode()); err != nil {
-		return err
+	if f.device = isDiskName(f.config.Path); !f.device {
+		info, err := f.config.Stat(f.config.Path)
+		if err != nil {
+			return plain(err)
+		}
+		if f.device, err = isDevice(info.Mode()); err != nil {
+			return err
+		}
 	}
 	file, err := f.config.Open(f.config.Path, flag|f.openFlags(), 0)
 	if err != nil {
@@ -172,7 +198,7 @@ func plain(err error) error {
 func (f *File) prepare() error {
 	// Between the question and the opening, the name may have been given to
 	// something else.
-	if info, err := f.f.Stat(); err == nil {
+	if info, err := f.f.Stat(); err == nil && !isDiskName(f.config.Path) {
 		if device, err := isDevice(info.Mode()); err != nil {
 			return err
 		} else if device != f.device {

@@ -1,22 +1,16 @@
-//go:build !linux && !darwin && !freebsd && !windows
+//go:build !darwin && !freebsd && !linux && !windows
 
 package file
 
-import (
-	"errors"
-	"os"
-)
-
-var stat = os.Stat
+import "errors"
 
 type system struct{}
 
-func (f *File) measureDisk() (int64, error) { return unknownSize, nil }
+func (f *File) openFlags() int { return 0 }
 
-// sectorSize is a guess that is right for nearly every disk that the BSDs know.
-func (f *File) sectorSize() int64 { return 512 }
+func (f *File) direct() error { return errors.New("direct I/O is not supported on this system") }
 
-func (f *File) fileName() string { return "" }
+func (f *File) datasync() error { return f.f.Sync() }
 
 func (f *File) findsHoles() bool { return false }
 

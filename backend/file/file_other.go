@@ -7,33 +7,14 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
-	"runtime"
 
 	"nbd.example/nbd/block"
 )
 
-// rawCharacterDevices says whether disks are character devices here, as on the
-// BSDs and macOS.
-const rawCharacterDevices = true
-
-// stableFlag says that writing to a file that was opened with O_SYNC reaches the
-// medium. On macOS it may stay in the cache of the disk.
-const stableFlag = runtime.GOOS != "darwin"
-
-func (f *File) openFlags() int {
-	if f.config.Sync && stableFlag {
-		return os.O_SYNC
-	}
-	return 0
-}
-
-func (f *File) explainOpen(err error) error { return err }
-
-// lock takes no locks: there are none that programs on these systems agree on.
-func (f *File) lock() error { return nil }
-
-func (f *File) lockGrowth() error { return nil }
+// stableFlag says that writing to a file that was opened for it reaches the
+// medium. What such a flag is worth differs between systems, and for disks there
+// is none, so every write is followed by a flush instead.
+const stableFlag = false
 
 func (f *File) mapFile() error {
 	if f.config.Map {
@@ -41,8 +22,6 @@ func (f *File) mapFile() error {
 	}
 	return nil
 }
-
-func (f *File) sysClose() {}
 
 func (f *File) measure() (int64, error) {
 	if f.device {
@@ -56,11 +35,13 @@ func (f *File) measure() (int64, error) {
 }
 
 func (f *File) findAlignment() error {
-	if f.config.Direct {
-		return errors.New("direct I/O is not supported on this system")
-	}
 	if f.device {
 		f.align = f.sectorSize()
+	}
+	if f.config.Direct {
+		if err := f.direct(); err != nil {
+			return err
+		}
 	}
 	if f.align < 1 || f.align > maxAlignment || f.align&(f.align-1) != 0 {
 		return fmt.Errorf("its sectors have %d bytes, which is no power of two up to %d", f.align, maxAlignment)
@@ -81,13 +62,13 @@ func (f *File) sysAbilities(c *block.Caps) {
 	}
 }
 
-// instance names a file by what the system knows it by, so that one that was
-// replaced is another, and a disk by its device. Where that is not known, the
-// contents are new each time.
+// instance names a file or a disk by what the system knows it by, so that one
+// that was replaced is another. Where that is not known, the contents are new
+// each time: a disk of the same name may be another tomorrow.
 func (f *File) instance() string {
-	name := "disk " + f.config.Path
-	if !f.device {
-		name = f.fileName()
+	name := f.fileName()
+	if f.device {
+		name = f.diskName()
 	}
 	if name == "" {
 		return ""
@@ -95,8 +76,6 @@ func (f *File) instance() string {
 	sum := sha256.Sum256([]byte(name))
 	return fmt.Sprintf("%x", sum[:16])
 }
-
-func (f *File) datasync() error { return f.f.Sync() }
 
 func (f *File) writeStable(p []byte, off int64) error {
 	if err := f.writeAt(p, off); err != nil {

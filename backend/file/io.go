@@ -59,9 +59,10 @@ func (f *File) WriteAt(_ context.Context, p []byte, off int64, flags block.Flags
 }
 
 func (f *File) writeAt(p []byte, off int64) error {
+	f.sys.wrote(off, len(p))
 	n, err := f.f.WriteAt(p, off)
 	if err != nil {
-		return &block.OffsetError{Off: off + int64(n), Err: err}
+		return &block.OffsetError{Off: off + int64(n), Err: sysError(err)}
 	}
 	return nil
 }

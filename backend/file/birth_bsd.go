@@ -1,0 +1,8 @@
+//go:build darwin || freebsd || netbsd
+
+package file
+
+import "syscall"
+
+// birth is when a file was made.
+func birth(st *syscall.Stat_t) syscall.Timespec { return st.Birthtimespec }

@@ -1,0 +1,4 @@
+package file
+
+// SysError is for tests.
+var SysError = sysError

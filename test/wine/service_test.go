@@ -1,0 +1,89 @@
+package wine
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"nbd.example/nbd/test/harness"
+)
+
+// service runs a command about a service.
+func service(t *testing.T, s *system, dir string, args ...string) (string, error) {
+	t.Helper()
+	c := s.command(server(t), append([]string{"service"}, args...)...)
+	c.Dir = dir
+	out, err := c.CombinedOutput()
+	return string(out), err
+}
+
+// TestService installs a service, and lives with it until it is removed.
+func TestService(t *testing.T) {
+	available(t)
+	s := windows(t)
+	dir := harness.Dir(t)
+	port := harness.FreePort(t)
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	const name = "nbd-test"
+	do := func(verb, says string, args ...string) {
+		t.Helper()
+		out, err := service(t, s, dir, append([]string{verb, "--name", name}, args...)...)
+		if err != nil || !strings.Contains(out, says) {
+			t.Fatalf("%s: %v, %q; want %q", verb, err, out, says)
+		}
+	}
+	refused := func(verb, says string, args ...string) {
+		t.Helper()
+		out, err := service(t, s, dir, append([]string{verb, "--name", name}, args...)...)
+		if err == nil || !strings.Contains(out, says) {
+			t.Fatalf("%s: %v, %q; want a refusal with %q", verb, err, out, says)
+		}
+	}
+	refused("start", "the command install makes it one")
+	config(t, dir, port, "[one]\nexportname = memory:1M\n")
+	// The file is relative to the folder of the installation. By hand: what starts
+	// with the system, wine starts when it likes.
+	do("install", "", "--manual", "-C", "config")
+	t.Cleanup(func() { service(t, s, dir, "remove", "--name", name) })
+	refused("install", "exists", "--manual", "-C", "config")
+	do("status", "nbd-test: stopped")
+	key := `HKLM\SYSTEM\CurrentControlSet\Services\EventLog\Application\` + name
+	if out, err := s.command("reg", "query", key).CombinedOutput(); err != nil || !strings.Contains(string(out), "EventCreate.exe") {
+		t.Errorf("the source of the event log: %v, %q", err, out)
+	}
+
+	do("start", "")
+	do("status", "nbd-test: running, process ")
+	must(t, device(t, "nbd://"+addr+"/one").Close())
+	config(t, dir, port, "[two]\nexportname = memory:2M\n")
+	do("reload", "")
+	if d := await(t, "nbd://"+addr+"/two"); d.Size() != 2*mib {
+		t.Errorf("after a reload, two has %d bytes", d.Size())
+	}
+	do("start", "") // runs already
+	do("stop", "")
+	do("status", "nbd-test: stopped")
+	if c, err := net.Dial("tcp", addr); err == nil {
+		c.Close()
+		t.Error("a service that has stopped still listens")
+	}
+	do("stop", "") // has stopped already
+
+	config(t, dir, port, "[three]\nexportname = "+quoted(path(filepath.Join(dir, "missing")))+"\n")
+	refused("start", "the event log says why")
+	do("status", "nbd-test: stopped")
+
+	must(t, os.Remove(filepath.Join(dir, "config")))
+	config(t, dir, port, "[four]\nexportname = memory:4M\n")
+	do("start", "")
+	must(t, device(t, "nbd://"+addr+"/four").Close())
+	do("remove", "") // stops it first
+	refused("status", "the command install makes it one")
+	if out, err := s.command("reg", "query", key).CombinedOutput(); err == nil {
+		t.Errorf("the source of the event log is still there: %q", out)
+	}
+	refused("run", "only the service manager can run it", "--", "-C", "config")
+}
