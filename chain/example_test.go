@@ -53,7 +53,7 @@ func ExampleRegistry_Parse_error() {
 	_, err := core.Registry(core.Files{}).Parse("memory:1G | dealy:10ms")
 	fmt.Println(err)
 	// Output:
-	// chain "memory:1G | dealy:10ms", byte 13: unknown layer "dealy"; did you mean "delay"?; layers: readonly, cow, offset, truncate, delay, fault; a file's name that holds a separator is put in double quotes
+	// chain "memory:1G | dealy:10ms", byte 13: unknown layer "dealy"; did you mean "delay"?; layers: readonly, cow, offset, truncate, delay, fault, partition, wait; a file's name that holds a separator is put in double quotes
 }
 
 // A program that has settings of its own adds them without quoting anything.

@@ -14,6 +14,7 @@ import (
 	"os"
 
 	"nbd.example/nbd/chain"
+	"nbd.example/nbd/layer/wait"
 )
 
 // Files opens what elements keep on disk. The zero value asks the system.
@@ -22,11 +23,16 @@ type Files struct {
 	Stat func(name string) (fs.FileInfo, error)                          // nil means os.Stat
 	// CreateTemp makes a file that nobody else needs to find. Nil means os.CreateTemp.
 	CreateTemp func(dir, pattern string) (*os.File, error)
+	Remove     func(name string) error                   // nil means os.Remove
+	Mkdir      func(name string, perm fs.FileMode) error // nil means os.Mkdir
+	// Waits, if not nil, has every device of a layer wait as a member while it is
+	// open: Waits.Merge merges them all.
+	Waits *wait.Group
 }
 
-// Registry returns a new registry with the back ends file, memory, null and
-// pattern, and the layers readonly, cow, offset, truncate, delay and fault. They
-// open files through f.
+// Registry returns a new registry with the back ends file, multi, tree, memory, null
+// and pattern, and the layers readonly, cow, offset, truncate, delay, fault, partition
+// and wait. They open files through f.
 func Registry(f Files) *chain.Registry {
 	r := &chain.Registry{}
 	addBackends(r, f)

@@ -19,6 +19,16 @@ func TestElements(t *testing.T) {
 	if err := os.WriteFile(path, bytes.Repeat([]byte{7}, 8192), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	disk := filepath.Join(dir, "partitioned")
+	table := make([]byte, 8192) // one partition, of 9 sectors from the third on
+	copy(table[446:], "\x00\x00\x00\x00\x83\x00\x00\x00\x02\x00\x00\x00\x09\x00\x00\x00")
+	copy(table[510:], "\x55\xaa")
+	table[1024] = 8
+	for name, p := range map[string][]byte{disk: table, filepath.Join(dir, "many.0"): {5, 6}, filepath.Join(dir, "many.1"): {7}} {
+		if err := os.WriteFile(name, p, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, x := range []struct {
 		text     string
 		size     int64
@@ -30,6 +40,11 @@ func TestElements(t *testing.T) {
 		{"file:path=" + path + ",readonly", 8192, true, 7},
 		{"file:" + path + ",readonly::cow:dir=" + dir, 8192, false, 7},
 		{path + "::cow:sparse", 8192, false, 7},
+		{"multi:" + dir + "/many", 3, false, 5},
+		{"multi:" + dir + "/many,readonly", 3, true, 5},
+		{"tree:" + dir + "/tree,size=1M", 1 << 20, false, 0},
+		{disk + " | partition:1", 9 * 512, false, 8},
+		{path + " | wait:" + dir + "/diff", 8192, false, 7},
 		{"memory:1M", 1 << 20, false, 0},
 		{"null:1E", 1 << 60, false, 0},
 		{"pattern:64", 64, true, 0},
@@ -77,6 +92,9 @@ func TestMistakes(t *testing.T) {
 		"memory:1G | fault:raed=EIO":                       `unknown kind of operation "raed"`,
 		"memory:1G | truncate:round-up=512,round-down=512": "not both",
 		"memory:1G | offset":                               `write it like "offset:1G"`,
+		"tree:/srv/tree":                                   "needs size",
+		"memory:1G | partition":                            "needs number",
+		"memory:1G | wait":                                 "needs diff",
 	} {
 		if _, err := core.Registry(core.Files{}).Parse(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want an error with %q", text, err, want)

@@ -1,14 +1,18 @@
 package core
 
 import (
+	"math"
+
 	"nbd.example/nbd/block"
 	"nbd.example/nbd/chain"
 	"nbd.example/nbd/layer/cow"
 	"nbd.example/nbd/layer/delay"
 	"nbd.example/nbd/layer/fault"
 	"nbd.example/nbd/layer/offset"
+	"nbd.example/nbd/layer/partition"
 	"nbd.example/nbd/layer/readonly"
 	"nbd.example/nbd/layer/truncate"
+	"nbd.example/nbd/layer/wait"
 )
 
 func addLayers(r *chain.Registry, f Files) {
@@ -21,6 +25,37 @@ func addLayers(r *chain.Registry, f Files) {
 	r.Layer(truncateLayer())
 	r.Layer(delayLayer())
 	r.Layer(faultLayer())
+	r.Layer(partitionLayer())
+	r.Layer(waitLayer(f))
+}
+
+func partitionLayer() chain.Layer {
+	return chain.Layer{
+		Element: chain.Element{
+			Name: "partition", Summary: "shows one partition of a disk with an MBR or a GPT",
+			Params: []chain.Param{
+				{Name: "number", Kind: chain.Number, Main: true, Required: true, Help: "its number, as Linux counts: from 1 on, logical ones from 5 on"},
+				{Name: "sector", Kind: chain.Size, Help: "size of a sector, 512 or 4096; 0 finds out"},
+			},
+		},
+		Make: func(a chain.Args) (block.Layer, error) {
+			return partition.Layer(partition.Config{Number: int(min(a.Number("number"), math.MaxInt32)), Sector: a.Size("sector")}), nil
+		},
+	}
+}
+
+func waitLayer(files Files) chain.Layer {
+	return chain.Layer{
+		Element: chain.Element{
+			Name: "wait", Summary: "keeps changes in a file, the diff, until they are merged into the device below",
+			Params: []chain.Param{
+				{Name: "diff", Kind: chain.Path, Main: true, Required: true, Help: "the file; it is made if it is not there, and goes on if it is"},
+			},
+		},
+		Make: func(a chain.Args) (block.Layer, error) {
+			return wait.Layer(wait.Config{Diff: a.Text("diff"), Group: files.Waits, Open: files.Open, Remove: files.Remove}), nil
+		},
+	}
 }
 
 func cowLayer(files Files) chain.Layer {

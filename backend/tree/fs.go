@@ -1,0 +1,151 @@
+package tree
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+)
+
+// FS is where a tree lives: the system's files, but for tests. Its methods may be
+// called concurrently, but for Open and Close. Errors for what does not exist are
+// fs.ErrNotExist, and for what does fs.ErrExist.
+type FS interface {
+	// Open is called once, with the folder of the tree, which exists.
+	Open(name string) error
+	// OpenFile opens a file with the flags of os.OpenFile, and the mode 0600 for a new one.
+	OpenFile(name string, flag int) (File, error)
+	// Mkdir makes a folder with the mode 0700.
+	Mkdir(name string) error
+	Remove(name string) error
+	// ReadDir calls add with each name in a folder.
+	ReadDir(name string, add func(string)) error
+	// SyncDir makes the names in a folder stable, where the system needs that.
+	SyncDir(name string) error
+	// SyncAll makes everything stable that was done to the tree. It is called only if
+	// SyncsAll says that it can.
+	SyncAll() error
+	SyncsAll() bool
+	// Instance is for block.Caps, of a device of size bytes.
+	Instance(size int64) string
+	Close() error
+}
+
+// File is an open file. Its methods may be called concurrently, but for Close.
+type File interface {
+	ReadAt(p []byte, off int64) (int, error)
+	WriteAt(p []byte, off int64) (int, error)
+	Size() (int64, error)
+	Truncate(size int64) error
+	Sync() error
+	Close() error
+}
+
+// system is the FS of the operating system.
+type system struct {
+	config Config // with all functions
+	root   *os.File
+}
+
+func newSystem(c Config) *system {
+	if c.Open == nil {
+		c.Open = os.OpenFile
+	}
+	if c.Mkdir == nil {
+		c.Mkdir = os.Mkdir
+	}
+	if c.Remove == nil {
+		c.Remove = os.Remove
+	}
+	return &system{config: c}
+}
+
+// Open implements FS. It locks the tree.
+func (s *system) Open(name string) error {
+	f, err := s.config.Open(name, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	if !s.config.Force {
+		if err := lock(f, s.config.ReadOnly); err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
+	s.root = f
+	return nil
+}
+
+// OpenFile implements FS.
+func (s *system) OpenFile(name string, flag int) (File, error) {
+	f, err := s.config.Open(name, flag, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+// Mkdir implements FS.
+func (s *system) Mkdir(name string) error { return s.config.Mkdir(name, 0o700) }
+
+// Remove implements FS.
+func (s *system) Remove(name string) error { return s.config.Remove(name) }
+
+// ReadDir implements FS.
+func (s *system) ReadDir(name string, add func(string)) error {
+	f, err := s.config.Open(name, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		names, err := f.Readdirnames(fan)
+		for _, n := range names {
+			add(n)
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// SyncDir implements FS.
+func (s *system) SyncDir(name string) error {
+	if !syncsFolders {
+		return nil
+	}
+	f, err := s.config.Open(name, os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nobody can find anything there
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// SyncAll implements FS.
+func (s *system) SyncAll() error { return syncAll(s.root) }
+
+// SyncsAll implements FS.
+func (s *system) SyncsAll() bool { return syncsAll }
+
+// Instance implements FS.
+func (s *system) Instance(size int64) string { return instance(s.root, size) }
+
+// Close implements FS. It gives up the lock.
+func (s *system) Close() error { return s.root.Close() }
+
+// osFile is a file of the system.
+type osFile struct{ *os.File }
+
+// Size implements File.
+func (f osFile) Size() (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
