@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"math"
 	"math/bits"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"nbd.example/nbd/handshake"
+	"nbd.example/nbd/internal/vsocket"
 	"nbd.example/nbd/proto"
 	"nbd.example/nbd/transmission"
 	"nbd.example/nbd/uri"
@@ -35,13 +35,18 @@ type Config struct {
 	// an empty list that is not nil means none.
 	Contexts []string
 
+	// Oldstyle accepts servers of before 2011, which speak oldstyle negotiation:
+	// they have one export without a name, and no TLS.
+	Oldstyle bool
+
 	// MaxInFlight bounds the requests that wait for their replies; more wait for
 	// their turn. 0 means 128.
 	MaxInFlight int
 	// CloseTimeout bounds how long Close waits for the server. 0 means 10 s.
 	CloseTimeout time.Duration
 
-	// DialContext connects. Nil means that of a net.Dialer.
+	// DialContext connects. Nil means that of a net.Dialer, or the system's for
+	// vsock. For vsock the address is CID:PORT.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 	// Trace is called with each message of the handshake. Nil if nobody wants to know.
 	Trace func(handshake.Event)
@@ -65,7 +70,7 @@ type Conn struct {
 }
 
 // Dial connects to the server that an NBD URI names, and negotiates. ctx bounds
-// only that. Connections by vsock are not supported.
+// only that. Connections by vsock need Linux.
 func Dial(ctx context.Context, nbdURI string, cfg *Config) (*Conn, error) {
 	a, c, err := dial(ctx, nbdURI, cfg)
 	if err != nil {
@@ -102,11 +107,14 @@ func dial(ctx context.Context, nbdURI string, cfg *Config) (*handshake.Agreement
 		return nil, nil, fmt.Errorf("dial %v: %w", u, err)
 	}
 	network, address := u.Dial()
-	if u.Transport == uri.VSock {
-		return nil, nil, fmt.Errorf("dial %v: connections by vsock: %w", u, errors.ErrUnsupported)
-	}
 	connect := c.DialContext
-	if connect == nil {
+	switch {
+	case connect != nil:
+	case u.Transport == uri.VSock:
+		connect = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return vsocket.Dial(ctx, vsocket.Addr{Context: u.CID, Port: u.Port})
+		}
+	default:
 		connect = new(net.Dialer).DialContext
 	}
 	conn, err := connect(ctx, network, address)
@@ -121,7 +129,7 @@ func dial(ctx context.Context, nbdURI string, cfg *Config) (*handshake.Agreement
 }
 
 func negotiate(ctx context.Context, conn net.Conn, cfg *Config) (*handshake.Agreement, error) {
-	setup := handshake.Setup{Trace: cfg.Trace}
+	setup := handshake.Setup{Trace: cfg.Trace, Oldstyle: cfg.Oldstyle}
 	h, err := setup.Client(ctx, conn)
 	if err != nil {
 		conn.Close()

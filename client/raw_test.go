@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -95,12 +96,19 @@ func TestRawExtended(t *testing.T) {
 
 // TestDialErrors has what goes wrong before there is a connection.
 func TestDialErrors(t *testing.T) {
-	for _, uri := range []string{"nbd:", "nbd+vsock://2/", "nbds://h/?tls-type=psk", "nbd+unix:///?socket=/does/not/exist"} {
+	for _, uri := range []string{"nbd:", "nbds://h/?tls-type=psk", "nbd+unix:///?socket=/does/not/exist"} {
 		if _, err := client.Dial(t.Context(), uri, nil); err == nil {
 			t.Errorf("%s: connected", uri)
 		}
 	}
-	if _, err := client.Dial(t.Context(), "nbd+vsock://2/", nil); !errors.Is(err, errors.ErrUnsupported) {
+	other := errors.New("nobody there")
+	_, err := client.Dial(t.Context(), "nbd+vsock://2:7/", &client.Config{DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
+		if network != "vsock" || address != "2:7" {
+			t.Errorf("asked for %s, %s", network, address)
+		}
+		return nil, other
+	}})
+	if !errors.Is(err, other) {
 		t.Error(err)
 	}
 	f := &fake{greeting: newstyle, size: 1 << 63, flags: allFlags, transmission: func(*fake, net.Conn) {}}

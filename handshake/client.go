@@ -20,6 +20,10 @@ type Setup struct {
 	// FIXED_NEWSTYLE only [Client.ExportName] is left, without NO_ZEROES its
 	// answer is padded.
 	Refuse proto.HandshakeFlags
+	// Oldstyle accepts a server that speaks oldstyle negotiation, see
+	// [Client.Oldstyle]. Without it such a server is an error: it has no TLS, no
+	// names of exports, and no way to say what is wrong.
+	Oldstyle bool
 	// Trace is called with each message, in order. Nil if nobody wants to know.
 	Trace func(Event)
 }
@@ -48,6 +52,8 @@ type Client struct {
 	structured, extended bool
 	contexts             []proto.MetaContext
 	contextsOf           string
+
+	oldstyle *proto.OldstyleGreeting // nil if the server greeted in newstyle
 
 	state    clientState
 	err      error // what broke the connection
@@ -88,7 +94,7 @@ func NewClient(ctx context.Context, conn net.Conn) (*Client, error) {
 func (s *Setup) Client(ctx context.Context, conn net.Conn) (*Client, error) {
 	c := &Client{raw: conn, trace: s.Trace}
 	c.wire.init(conn)
-	if err := c.guarded(ctx, func() error { return c.greet(s.Refuse) }); err != nil {
+	if err := c.guarded(ctx, func() error { return c.greet(s) }); err != nil {
 		c.wire.release()
 		return nil, err
 	}
@@ -97,7 +103,7 @@ func (s *Setup) Client(ctx context.Context, conn net.Conn) (*Client, error) {
 
 // greet exchanges the flags. Unknown handshake flags are ignored.
 // proto.md, "Newstyle negotiation".
-func (c *Client) greet(refuse proto.HandshakeFlags) error {
+func (c *Client) greet(s *Setup) error {
 	b, err := c.wire.peek(proto.GreetingSize)
 	if err != nil {
 		if c.wire.buffered() == 0 && hungUp(err) {
@@ -105,7 +111,11 @@ func (c *Client) greet(refuse proto.HandshakeFlags) error {
 		}
 		return c.broken(fmt.Errorf("waiting for the greeting: %w", err))
 	}
-	if c.offered, err = proto.ParseGreeting(b); err != nil {
+	c.offered, err = proto.ParseGreeting(b)
+	switch {
+	case s.Oldstyle && errors.Is(err, proto.ErrOldstyle):
+		return c.greetOldstyle()
+	case err != nil:
 		return c.broken(malformed("its greeting", err))
 	}
 	if c.trace != nil {
@@ -114,7 +124,7 @@ func (c *Client) greet(refuse proto.HandshakeFlags) error {
 	c.wire.skip(proto.GreetingSize)
 	// Each client flag has the number of the handshake flag that offers it.
 	known := proto.FlagFixedNewstyle | proto.FlagNoZeroes
-	c.flags = proto.ClientFlags(c.offered & known &^ refuse)
+	c.flags = proto.ClientFlags(c.offered & known &^ s.Refuse)
 	c.wire.out = proto.AppendClientFlags(c.wire.out, c.flags)
 	if c.trace != nil {
 		c.trace(Event{false, FlagsMessage{c.flags}, c.wire.out})
@@ -182,6 +192,8 @@ func (c *Client) allowed(o proto.Option) error {
 		return c.misuse(o, "the option haggling is over")
 	case c.shutdown != nil:
 		return c.shutdown
+	case c.oldstyle != nil:
+		return c.misuse(o, "an oldstyle server knows no options")
 	case !c.Fixed() && o != proto.OptExportName:
 		return c.misuse(o, "the server knows no option but NBD_OPT_EXPORT_NAME")
 	}

@@ -18,6 +18,10 @@
 //
 // A client of plain newstyle, the form before "fixed", knows EXPORT_NAME only.
 //
+// Before all that, there was oldstyle: the server says how large its one export
+// is, and the transmission phase begins. Each half speaks it only where it is told
+// to ([Server.NegotiateOldstyle], [Setup].Oldstyle).
+//
 // # The server's half
 //
 // A [Server] is told how to list and open exports and which [TLSMode] it is in,

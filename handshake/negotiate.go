@@ -34,7 +34,8 @@ type ClientConfig struct {
 
 // Negotiate takes the usual way to the transmission phase: STARTTLS, then
 // EXTENDED_HEADERS or else STRUCTURED_REPLY, SET_META_CONTEXT, and GO, or
-// EXPORT_NAME where the server does not know GO. If it fails it ends the
+// EXPORT_NAME where the server does not know GO. With an oldstyle server there is
+// nothing to negotiate. If it fails it ends the
 // session, softly where possible, and closes the connection.
 func (c *Client) Negotiate(ctx context.Context, cfg ClientConfig) (*Agreement, error) {
 	a, err := c.negotiate(ctx, &cfg)
@@ -46,6 +47,9 @@ func (c *Client) Negotiate(ctx context.Context, cfg ClientConfig) (*Agreement, e
 }
 
 func (c *Client) negotiate(ctx context.Context, cfg *ClientConfig) (*Agreement, error) {
+	if c.Oldstyle() {
+		return c.negotiateOldstyle(cfg)
+	}
 	if err := c.upgrade(ctx, cfg); err != nil {
 		return nil, err
 	}

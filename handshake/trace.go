@@ -27,7 +27,7 @@ func (e Event) String() string {
 }
 
 // Message is one of [GreetingMessage], [FlagsMessage], [OptionMessage],
-// [ReplyMessage], [ExportNameMessage] and [TLSMessage]. Their String methods
+// [ReplyMessage], [ExportNameMessage], [OldstyleMessage] and [TLSMessage]. Their String methods
 // quote what the peer chose, and cut what is long.
 type Message interface {
 	fmt.Stringer

@@ -41,6 +41,20 @@ type Export struct {
 	Open    func(ctx context.Context, c Client) (*block.Device, error)
 	Private bool
 
+	// Share joins connections of a private export: those for which it returns
+	// the same text use one device, which is opened for the first of them and
+	// closed behind the last, as long as Settings stay the same. Nil gives each
+	// connection a device of its own.
+	Share func(c Client) string
+
+	// Begin is called for each connection that asks for the export, behind the
+	// barriers and before a device is opened for it. An error refuses the client.
+	// The function that it returns, if it is not nil, is called when the connection
+	// has let go of the device, and the device is closed if nobody else has it. The
+	// time that Begin and Open take is not counted in HandshakeTimeout. Nil if
+	// there is nothing to do. What it does belongs into Settings, too.
+	Begin func(ctx context.Context, c Client) (end func(), err error)
+
 	// Settings identifies the effective settings, that is, all that decides what
 	// Open opens. An export that is configured again with equal Settings keeps its
 	// device.
@@ -51,11 +65,17 @@ type Export struct {
 	Hide       proto.TransmissionFlags // never offered, though the device could
 	MinBlock   uint32                  // advertised minimum block size in bytes, a power of two up to 64 KiB; 0 means 1
 
-	MaxConnections int      // 0 means no limit
-	RequireTLS     bool     // SELECTIVETLS: this export only over TLS
-	Allow          *Rules   // nil lets everybody in
-	NotListed      bool     // leave it out of NBD_OPT_LIST
-	Aliases        []string // further names, not listed: "" makes it the default export
+	MaxConnections int // 0 means no limit
+	// IdleTimeout ends a connection that has asked for nothing, and had nothing
+	// to wait for, for so long. 0 means never.
+	IdleTimeout time.Duration
+	// Tap is told of every request of the export's connections. Nil for none.
+	// Exports whose Taps are equal (==) are told to the same one.
+	Tap        transmission.Tap
+	RequireTLS bool     // SELECTIVETLS: this export only over TLS
+	Allow      *Rules   // nil lets everybody in
+	NotListed  bool     // leave it out of NBD_OPT_LIST
+	Aliases    []string // further names, not listed: "" makes it the default export
 }
 
 // TLSMode is how the server treats TLS. proto.md, "Server-side requirements".

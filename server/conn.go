@@ -26,6 +26,12 @@ type conn struct {
 	nc      net.Conn   // as it came, under TLS too
 	end     chan error // nil if nobody waits for the end
 	started time.Time
+	control
+	// oldstyle names the one export of a listener for antique clients; nil elsewhere.
+	oldstyle *string
+	// Of the handshake's time limit, guarded by Server.mu.
+	paused bool          // the export is being prepared
+	credit time.Duration // the time that this took
 }
 
 // ServeConn serves one connection, and returns when it has ended and nc is
@@ -34,12 +40,16 @@ type conn struct {
 // read, and ends. ServeConn returns nil if the client ended the connection as the
 // protocol wants it, and otherwise why it ended.
 func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
-	c := &conn{nc: nc, end: make(chan error, 1)}
+	return s.serveConn(ctx, &conn{nc: nc})
+}
+
+func (s *Server) serveConn(ctx context.Context, c *conn) error {
+	c.end = make(chan error, 1)
 	drain, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.drain, cancel)()
 	if err := s.add(c); err != nil {
-		nc.Close()
+		c.nc.Close()
 		return err
 	}
 	go c.run(ctx, drain)
@@ -47,8 +57,8 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
 }
 
 // start serves an accepted connection, and does not wait for it.
-func (s *Server) start(nc net.Conn) {
-	c := &conn{nc: nc}
+func (s *Server) start(nc net.Conn, oldstyle *string) {
+	c := &conn{nc: nc, oldstyle: oldstyle}
 	if err := s.add(c); err != nil {
 		nc.Close()
 		return
@@ -70,7 +80,8 @@ func (s *Server) add(c *conn) error {
 		}
 		return fmt.Errorf("%w: %d", ErrCrowded, limit)
 	}
-	c.s, c.cfg, c.started = s, s.cfg, time.Now()
+	s.lastID++
+	c.s, c.cfg, c.started, c.id = s, s.cfg, time.Now(), s.lastID
 	s.conns[c] = struct{}{}
 	return nil
 }
@@ -153,7 +164,7 @@ func (c *conn) negotiate(ctx context.Context) (*talk, error) {
 	c.s.beginHandshake(c, cancel)
 	defer c.s.endHandshake(c)
 
-	r, err := c.cfg.handshake.Negotiate(ctx, c.nc)
+	r, err := c.haggle(context.WithValue(ctx, connKey{}, c))
 	if err != nil {
 		return nil, err
 	}
@@ -166,14 +177,25 @@ func (c *conn) negotiate(ctx context.Context) (*talk, error) {
 		Extended:   r.Extended,
 		Contexts:   r.Contexts,
 		Early:      r.Early,
+		Tap:        l.cfg.Tap,
+		Live:       &c.live,
 	}}
 	if r.BlockSizeAsked {
 		// Others were told nothing, and are served whatever they ask for.
 		t.session.MinBlock = r.Export.BlockSize.Minimum
 	}
 	l.dev.OnBroken(c.s.lostWrites(l.cfg.Name))
+	c.agreed(r, l)
 	c.logConnected(r, l.cfg.Name)
 	return t, nil
+}
+
+// haggle negotiates in the style of the listener.
+func (c *conn) haggle(ctx context.Context) (*handshake.Result, error) {
+	if c.oldstyle != nil {
+		return c.cfg.handshake.NegotiateOldstyle(ctx, c.nc, *c.oldstyle)
+	}
+	return c.cfg.handshake.Negotiate(ctx, c.nc)
 }
 
 // logConnected says who uses what from now on.
@@ -217,13 +239,22 @@ func (c *conn) transmit(ctx context.Context, t *talk) {
 			slog.String("client", c.who()), slog.String("export", l.cfg.Name), slog.Duration("after", time.Since(c.started)),
 			slog.Uint64("requests", stats.Requests), slog.Uint64("errors", stats.Errors),
 			slog.Uint64("read", stats.BytesRead), slog.Uint64("written", stats.BytesWritten), slog.String("why", why(err)))
-		farewell(conn, c.nc, errors.Is(err, transmission.ErrDraining))
+		farewell(conn, c.nc, errors.Is(err, transmission.ErrDraining) || errors.Is(err, errIdle) || errors.Is(err, errDismissed))
 		c.s.remove(c, err)
 	}()
 	session := t.session
 	session.Log = func() *slog.Logger { return c.s.log.With("client", c.who(), "export", l.cfg.Name) }
 	t = nil // nothing of the handshake stays
+	if limit := l.cfg.IdleTimeout; limit > 0 {
+		if session.Live == nil {
+			session.Live = new(transmission.Live)
+		}
+		watched, stop := watchIdle(ctx, limit, session.Live)
+		defer stop()
+		ctx = watched
+	}
 	stats, err = c.s.serve(ctx, conn, session, &c.cfg.Transmission)
+	err = c.dismissed(idled(ctx, err))
 }
 
 // why says for the log how a connection ended.

@@ -30,6 +30,11 @@ type export struct {
 	users int
 	// removed exports have no name any more; they wait for users to be 0.
 	removed bool
+	// evictions counts the calls of Evict, and how is that of the last one.
+	evictions int
+	how       How
+	// instances are the open devices of a private export that has Share.
+	instances map[string]*instance
 	// moving is not nil while somebody closes or opens dev without holding the
 	// mutex, and is closed when that is done. Until then dev belongs to them alone.
 	moving chan struct{}
@@ -49,7 +54,11 @@ type lease struct {
 	cfg *Export // the policy that the connection began under
 	dev *block.Device
 	// group is nil if dev is the connection's own.
-	group *transmission.Group
+	group  *transmission.Group
+	shared *instance // that dev belongs to; nil if it belongs to none
+	end    func()    // what Export.Begin has returned
+
+	evictions int // of e, when the client was let in
 }
 
 // acquire lets a client in to the export that is called name, or says why not,
@@ -59,20 +68,17 @@ func (s *Server) acquire(ctx context.Context, c Client, name string) (*lease, er
 	if err != nil {
 		return nil, err
 	}
-	if l.cfg.Private {
-		opened := false
-		defer func() { // also when Open panics
-			if !opened {
-				s.leave(l.e)
-			}
-		}()
-		d, err := l.cfg.open(ctx, c)
-		if err != nil {
-			s.log.Error("cannot open an export for a client", "client", addrText(c.Addr), "export", l.cfg.Name, "error", err)
-			return nil, fmt.Errorf("the export %s cannot be opened; the server's log says why", quote(name))
+	ready := false
+	defer func() { // also when something panics
+		if !ready {
+			s.leave(l.e)
 		}
-		l.dev, opened = d, true
+	}()
+	if err := s.prepare(ctx, l, c); err != nil {
+		s.log.Error("cannot open an export for a client", "client", addrText(c.Addr), "export", l.cfg.Name, "error", err)
+		return nil, fmt.Errorf("the export %s cannot be opened; the server's log says why", quote(name))
 	}
+	ready = true
 	return l, nil
 }
 
@@ -120,7 +126,7 @@ func (s *Server) take(e *export, c Client, name string) (*lease, error) {
 		return nil, s.refused(c, name, fmt.Sprintf("the export has all its %d connections", e.cfg.MaxConnections), handshake.ErrPolicy)
 	}
 	e.users++
-	l := &lease{e: e, cfg: e.cfg}
+	l := &lease{e: e, cfg: e.cfg, evictions: e.evictions}
 	if e.dev != nil {
 		l.dev, l.group = e.dev.Device, e.dev.group
 	}
@@ -139,9 +145,7 @@ func (s *Server) refused(c Client, name, why string, kind error) error {
 
 // release ends a connection's hold. Nothing may use l.dev any more.
 func (s *Server) release(l *lease) {
-	if l.cfg.Private {
-		s.closeDevice(l.cfg.Name, l.dev)
-	}
+	s.finish(l)
 	s.leave(l.e)
 }
 

@@ -54,7 +54,7 @@ func (s *Server) sweepHandshakes() {
 		switch {
 		case limit <= 0:
 			continue
-		case time.Since(c.started) > limit:
+		case !c.paused && time.Since(c.started) > limit+c.credit:
 			go cancel(fmt.Errorf("the handshake took longer than %v", limit)) // it may call back
 		case pause == 0 || sweepPause(limit) < pause:
 			pause = sweepPause(limit)

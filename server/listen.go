@@ -17,7 +17,10 @@ const (
 // called; then it returns nil. Any other return says why l gave no more
 // connections; those that it gave live on. Serve closes l. Several listeners may
 // be served at once.
-func (s *Server) Serve(l net.Listener) error {
+func (s *Server) Serve(l net.Listener) error { return s.accept(l, nil) }
+
+// accept is Serve and ServeOldstyle.
+func (s *Server) accept(l net.Listener, oldstyle *string) error {
 	defer l.Close()
 	s.mu.Lock()
 	if s.closing {
@@ -37,7 +40,7 @@ func (s *Server) Serve(l net.Listener) error {
 		nc, err := l.Accept()
 		if err == nil {
 			wait = 0
-			s.start(nc)
+			s.start(nc, oldstyle)
 			continue
 		}
 		if s.isClosing() {

@@ -46,7 +46,7 @@ func offerFlags(c *block.Caps, x *Export) proto.TransmissionFlags {
 	add(proto.FlagSendCache, c.Cache != block.None)
 	// A private device is another one for each connection: what one wrote,
 	// another would not read.
-	add(proto.FlagCanMultiConn, c.MultiConn && !x.Private)
+	add(proto.FlagCanMultiConn, c.MultiConn && (!x.Private || x.Share != nil))
 
 	f &^= x.Hide &^ (proto.FlagHasFlags | proto.FlagReadOnly)
 	if f&proto.FlagSendWriteZeroes == 0 {

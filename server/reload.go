@@ -45,11 +45,18 @@ type Report struct {
 //
 // The logger stays what it was in [New].
 func (s *Server) Reload(cfg Config) (Report, error) {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	return s.reload(cfg, nil)
+}
+
+// reload is Reload for those exports alone of which touches says so; the others
+// must be as they are in the configuration in force. Nil touches all. The caller
+// holds s.reloading.
+func (s *Server) reload(cfg Config, touches func(name string) bool) (Report, error) {
 	if err := cfg.check(); err != nil {
 		return Report{}, err
 	}
-	s.reloading.Lock()
-	defer s.reloading.Unlock()
 	if s.isClosing() {
 		return Report{}, ErrClosed
 	}
@@ -58,7 +65,7 @@ func (s *Server) Reload(cfg Config) (Report, error) {
 		next.Transmission.Memory = s.memory
 	}
 	next.handshake = s.newHandshake(next)
-	r := &reload{s: s, cfg: next}
+	r := &reload{s: s, cfg: next, touches: touches}
 	r.plan()
 	defer r.finish()
 	if err := r.open(); err != nil {
@@ -76,6 +83,7 @@ const (
 	opSwap               // nobody uses the device: it is replaced now
 	opWait               // somebody does: it is replaced later
 	opRemove             // it is not configured any more
+	opLeave              // nobody looks at it
 )
 
 // change is what a reload does to one export.
@@ -98,6 +106,7 @@ func (c *change) name() string {
 type reload struct {
 	s       *Server
 	cfg     *Config
+	touches func(name string) bool // nil for all exports
 	changes []*change
 }
 
@@ -111,6 +120,10 @@ func (r *reload) plan() {
 	wanted := make(map[string]bool)
 	for _, x := range r.cfg.Exports {
 		wanted[x.Name] = true
+		if e := s.exports[x.Name]; e != nil && r.touches != nil && !r.touches(x.Name) {
+			r.changes = append(r.changes, &change{kind: opLeave, e: e, cfg: x})
+			continue
+		}
 		r.changes = append(r.changes, s.compare(x))
 	}
 	var gone []*change
@@ -279,6 +292,8 @@ func (r *reload) undo() error {
 func (s *Server) moved(e *export) {
 	close(e.moving)
 	e.moving = nil
+	close(s.stirred)
+	s.stirred = make(chan struct{})
 }
 
 // commit replaces the table. Nothing can fail any more.

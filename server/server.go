@@ -65,6 +65,8 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 	haggling  haggling
+	lastID    uint64        // of conns
+	stirred   chan struct{} // closed, and made anew, when the device of an export has moved
 	replacing bool          // a reload is under way
 	crowded   bool          // it was logged that there are too many connections
 	closing   bool          // Shutdown was called
@@ -85,6 +87,7 @@ func New(cfg Config) (*Server, error) {
 		conns:     make(map[*conn]struct{}),
 		haggling:  haggling{conns: make(map[*conn]context.CancelCauseFunc)},
 		empty:     make(chan struct{}),
+		stirred:   make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -79,13 +79,17 @@ var paths = []path{
 }
 
 // load begins to serve a path.
-func (p *path) load(t testing.TB) *load {
+func (p *path) load(t testing.TB) *load { return p.loadWith(t, setup{}) }
+
+// loadWith is load with a setup of its own.
+func (p *path) loadWith(t testing.TB, s setup) *load {
 	var layers []block.Layer
 	if p.layered {
 		layers = []block.Layer{passThrough()}
 	}
 	d := newRAM(4 * mib)
-	r := serve(t, stack(t, d, layers...), setup{style: p.style, group: new(Group)})
+	s.style, s.group = p.style, new(Group)
+	r := serve(t, stack(t, d, layers...), s)
 	return newLoad(r, p.request, p.count, p.data)
 }
 
@@ -96,23 +100,27 @@ func TestAllocations(t *testing.T) {
 	}
 	for _, p := range paths {
 		t.Run(p.name, func(t *testing.T) {
-			l := p.load(t)
-			for range 50 { // fills the pools
-				if err := l.round(); err != nil {
-					t.Fatal(err)
-				}
-			}
-			n := testing.AllocsPerRun(300, func() {
-				if err := l.round(); err != nil {
-					t.Fatal(err)
-				}
-			}) / float64(p.count)
-			if n > p.allocs {
-				t.Errorf("%v allocations for each request, want at most %v", n, p.allocs)
-			}
-			l.r.end()
+			measureAllocations(t, p.load(t), p.allocs)
 		})
 	}
+}
+
+// measureAllocations wants at most so many for each request.
+func measureAllocations(t *testing.T, l *load, allocs float64) {
+	for range 50 { // fills the pools
+		if err := l.round(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := testing.AllocsPerRun(300, func() {
+		if err := l.round(); err != nil {
+			t.Fatal(err)
+		}
+	}) / float64(l.count)
+	if n > allocs {
+		t.Errorf("%v allocations for each request, want at most %v", n, allocs)
+	}
+	l.r.end()
 }
 
 func BenchmarkServe(b *testing.B) {

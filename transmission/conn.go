@@ -49,6 +49,9 @@ type conn struct {
 	freeFlush bool   // a flush does not wait
 	zeroCopy  bool   // spans of files are worth it on this socket
 
+	tap      Tap  // nil if nobody is told of requests
+	payloads bool // it wants what is written
+
 	batch   batch    // the reader's answers
 	making  *request // the request whose payload the reader is at
 	owed    bool     // the reader's last request is in pending, and nobody answers it yet
@@ -90,6 +93,9 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	if c.group == nil {
 		c.group = new(Group)
 	}
+	if c.tap = s.Tap; c.tap != nil {
+		c.payloads = c.tap.Payloads()
+	}
 	caps := c.dev.Caps()
 	switch {
 	case s.Extended:
@@ -106,6 +112,7 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	c.freeFlush = c.inPlace && caps.FreeFlush
 	c.mapped = c.raw != nil && c.dev.HasMapped()
 	c.cond.L = &c.mu
+	s.Live.watch(c)
 	_, tcp := nc.(*net.TCPConn)
 	c.in = input{conn: nc, raw: c.raw, idle: c.flush, patient: tcp}
 	c.in.init(s.Early)

@@ -52,6 +52,7 @@ func (c *conn) fill() error {
 		c.flush()
 	}
 	c.fenced = false
+	c.publish()
 	return c.in.fill()
 }
 
@@ -73,6 +74,9 @@ func (c *conn) readOne(need int) error {
 	c.in.skip(need)
 	c.batch.large = len(head) >= 2*need
 	if r.Command == proto.CmdDisc {
+		if c.tap != nil {
+			c.tap.Begun(r, nil)
+		}
 		return errDisconnect
 	}
 	c.admitOne()
@@ -87,6 +91,9 @@ func (c *conn) readOne(need int) error {
 	}
 	switch {
 	case r.Length == 0 && r.Command != proto.CmdFlush:
+		if c.tap != nil {
+			c.tapAnswered(&r, nil)
+		}
 		c.done(&r)
 		return c.drop(payload)
 	case r.Command == proto.CmdRead:
@@ -133,6 +140,9 @@ func (c *conn) done(r *proto.Request) {
 // refuse answers r with an error.
 func (c *conn) refuse(r *proto.Request, bad *refusal) {
 	c.stats.Errors++
+	if c.tap != nil {
+		c.tap.Answered(*r, nil, bad.errno)
+	}
 	n := maxHeader + len(bad.text)
 	c.batch.commit(c.style.appendError(c.batch.room(n)[:0], r, bad.errno, bad.text, nil))
 	c.batch.requests++
@@ -146,6 +156,9 @@ const maxHeader = 64
 func (c *conn) readCommand(r *proto.Request) error {
 	if c.inPlace && c.held.room(0) && c.readNow(r) {
 		c.stats.BytesRead += r.Length
+		if c.tap != nil {
+			c.tapAnswered(r, nil)
+		}
 		return nil
 	}
 	q := newRequest(c, r)

@@ -295,6 +295,8 @@ type setup struct {
 	early     []byte
 	log       func() *slog.Logger
 	cfg       Config
+	// session changes what the connection is told.
+	session func(*Session)
 	// tune changes the connection before it begins.
 	tune func(c *conn, client, server net.Conn)
 }
@@ -329,6 +331,9 @@ func serve(t testing.TB, dev *block.Device, s setup) *rig {
 	session := &Session{
 		Device: dev, Group: s.group, Flags: flags, Structured: s.style == structured, Extended: s.style == extended,
 		Contexts: s.contexts, MinBlock: s.minBlock, Early: s.early, Log: s.log,
+	}
+	if s.session != nil {
+		s.session(session)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &rig{

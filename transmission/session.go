@@ -27,6 +27,10 @@ type Session struct {
 	// Log returns what takes the few things that a connection has to say. It is
 	// called when there is something. Nil discards it.
 	Log func() *slog.Logger
+	// Tap is told of all requests. Nil costs nothing.
+	Tap Tap
+	// Live lets others see what the connection does. Nil if nobody looks.
+	Live *Live
 	// Early holds bytes that the client sent behind its last option.
 	Early []byte
 }

@@ -8,6 +8,9 @@ import (
 // dispatch leaves a request without payload to the workers.
 func (c *conn) dispatch(r *proto.Request) error {
 	if r.Command == proto.CmdFlush && c.freeFlush && c.dev.Flush(c.ctx) == nil {
+		if c.tap != nil {
+			c.tapAnswered(r, nil)
+		}
 		c.done(r)
 		return nil
 	}
@@ -78,7 +81,8 @@ func (c *conn) carryOut(q *request) {
 	}
 	a := &q.answer
 	a.style = c.style
-	if err := c.attempt(q, a); err != nil {
+	err := c.attempt(q, a)
+	if err != nil {
 		if isPanic(err) {
 			c.fail(err)
 		}
@@ -86,6 +90,9 @@ func (c *conn) carryOut(q *request) {
 		a.reset()
 		a.fail(q, err)
 		c.wstats.errors.Add(1)
+	}
+	if c.tap != nil {
+		c.tapEnded(q, err)
 	}
 	c.finish(q) // before the answer: who has it may send an overlapping change at once
 	c.out.send(a.take(q.held))
@@ -114,6 +121,9 @@ func (c *conn) finish(q *request) {
 // attempt is perform, with a panic as an error.
 func (c *conn) attempt(q *request, a *answer) (err error) {
 	defer c.recovered(&err)
+	if c.tap != nil {
+		c.tapBegun(q)
+	}
 	return c.perform(q, a)
 }
 

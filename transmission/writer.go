@@ -16,6 +16,8 @@ func (c *conn) writeCommand(r *proto.Request) error {
 		return c.collect(q)
 	case r.Length <= wholeWrite:
 		return c.writeWhole(q)
+	case c.payloads: // the tap wants it in one piece
+		return c.collect(q)
 	}
 	return c.writeStream(q)
 }
@@ -35,7 +37,11 @@ func (c *conn) writeNow(q *request, p []byte, off uint64) bool {
 		return false
 	}
 	defer c.group.changes.Remove(&q.entry)
-	return c.dev.TryWrite(p, int64(off))
+	ok := c.dev.TryWrite(p, int64(off))
+	if c.tap != nil && ok && off+uint64(len(p)) == q.Offset+q.Length { // the last piece
+		c.tapAnswered(&q.Request, p)
+	}
+	return ok
 }
 
 // writeWhole waits for all of a short payload and writes it.

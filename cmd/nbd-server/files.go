@@ -17,15 +17,14 @@ import (
 
 // openFile opens a file the way the reference does: it may be created, cut to
 // size, temporary, and under a diff.
-func (o *opening) openFile() (*block.Device, error) {
+func (o *opening) openFile(path string) (*block.Device, error) {
 	x, open := o.x, o.p.env.open
 	private := x.CopyOnWrite && !x.ReadOnly
 	c := file.Config{
-		Path: o.src.path, ReadOnly: x.ReadOnly || private, Sync: x.Sync, Size: x.FileSize,
+		Path: path, ReadOnly: x.ReadOnly || private, Sync: x.Sync, Size: x.FileSize,
 		Open: open.OpenFile, Stat: open.Stat,
 	}
-	switch {
-	case x.Temporary:
+	if x.Temporary {
 		f, err := temporary(open, c.Path, x.FileSize)
 		if err != nil {
 			return nil, err
@@ -33,10 +32,6 @@ func (o *opening) openFile() (*block.Device, error) {
 		// Its own already: whoever opens the name would find nothing.
 		c.Open = func(string, int, fs.FileMode) (*os.File, error) { return f, nil }
 		c.Stat = func(string) (fs.FileInfo, error) { return f.Stat() }
-	case x.FileSize > 0:
-		if err := o.prepare(); err != nil {
-			return nil, err
-		}
 	}
 	f, err := file.Open(c)
 	if err != nil && !c.ReadOnly && !x.Temporary && cannotWrite(err) {
@@ -55,7 +50,7 @@ func (o *opening) openFile() (*block.Device, error) {
 	}
 	dir := x.COWDir
 	if dir == "" {
-		dir = filepath.Dir(o.src.path)
+		dir = filepath.Dir(path)
 	}
 	return block.Stack(f, cow.Layer(cow.Config{
 		Dir: dir, Sparse: x.SparseCOW,
@@ -70,8 +65,8 @@ func cannotWrite(err error) bool {
 
 // prepare creates the file if it does not exist, and refuses one that is too
 // small: growing somebody's image is nothing to do unasked.
-func (o *opening) prepare() error {
-	name, size := o.src.path, o.x.FileSize
+func (o *opening) prepare(name string) error {
+	size := o.x.FileSize
 	info, err := o.p.env.open.Stat(name)
 	switch {
 	case err == nil && info.Mode().IsRegular() && info.Size() < size:
@@ -81,6 +76,37 @@ func (o *opening) prepare() error {
 	case !errors.Is(err, fs.ErrNotExist) || o.x.ReadOnly || o.x.CopyOnWrite:
 		return err
 	}
+	return o.create(name)
+}
+
+// prepareParts is prepare for the files of a multifile.
+func (o *opening) prepareParts(name string, create bool) error {
+	if o.x.FileSize == 0 {
+		return nil
+	}
+	sum := int64(0)
+	for i := 0; ; i++ {
+		info, err := o.p.env.open.Stat(fmt.Sprintf("%s.%d", name, i))
+		if errors.Is(err, fs.ErrNotExist) {
+			if i == 0 && create && !o.x.ReadOnly && !o.x.CopyOnWrite {
+				return o.create(name + ".0")
+			}
+			break
+		}
+		if err != nil || !info.Mode().IsRegular() {
+			return nil // whoever opens it knows more
+		}
+		sum += info.Size()
+	}
+	if sum > 0 && sum < o.x.FileSize {
+		return fmt.Errorf("%s.0 and those that follow it have %d bytes, fewer than the filesize of %d; add another one, or make filesize smaller", name, sum, o.x.FileSize)
+	}
+	return nil
+}
+
+// create makes a file of filesize bytes.
+func (o *opening) create(name string) error {
+	size := o.x.FileSize
 	f, err := o.p.env.open.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("create the file: %w", err)

@@ -8,9 +8,11 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 
 	"nbd.example/nbd/internal/daemon"
 	"nbd.example/nbd/internal/nbdconf"
+	"nbd.example/nbd/internal/vsocket"
 
 	"github.com/coreos/go-systemd/v22/activation"
 )
@@ -19,20 +21,45 @@ import (
 const defaultPort = "10809"
 
 // address is one that the server listens on.
-type address struct{ network, host, port string }
+type address struct {
+	nbdconf.Address
+	// oldstyle names the export that antique clients are served there; nil for a
+	// listener as they are today.
+	oldstyle *string
+}
+
+// listener is one that is open.
+type listener struct {
+	net.Listener
+	oldstyle *string // as in address
+}
 
 // addresses says where to listen. What the configuration says holds; what the
 // command line says is added, and takes the place of the defaults.
-func (p *program) addresses(g *nbdconf.Generic) []address {
+func (p *program) addresses(conf *nbdconf.Config) []address {
+	g := &conf.Generic
 	var list []address
-	if g.UnixSock != "" {
-		path := g.UnixSock
-		if path[0] != '@' {
-			path = p.env.open.Abs(path)
+	add := func(network, host, port string, oldstyle *string) {
+		if network == "unix" && host[0] != '@' {
+			host = p.env.open.Abs(host)
 		}
-		list = append(list, address{"unix", path, ""})
+		list = append(list, address{nbdconf.Address{Network: network, Host: host, Port: port}, oldstyle})
 	}
+	if g.UnixSock != "" {
+		add("unix", g.UnixSock, "", nil)
+	}
+	for _, text := range slices.Concat(g.Listen, p.flags.Addresses) {
+		if a, err := nbdconf.ParseAddress(text); err == nil { // others were refused before
+			add(a.Network, a.Host, a.Port, nil)
+		}
+	}
+	other := len(list) > 0 // than the default
 	line := p.flags.Listen
+	old := p.flags.OldStyle && p.flags.File != ""
+	if old && line != nil {
+		add("tcp", line.Host, line.Port, new(string))
+		line = nil
+	}
 	port := g.Port
 	_, given := g.Where("port")
 	given = given && port != "" || len(g.ListenAddr) > 0
@@ -43,25 +70,49 @@ func (p *program) addresses(g *nbdconf.Generic) []address {
 		}
 	}
 	tcp := g.UnixSock == "" || g.DualListen
-	if tcp && (given || line == nil) {
-		hosts := g.ListenAddr
-		if len(hosts) == 0 {
-			hosts = []string{""}
-		}
-		for _, h := range hosts {
-			list = append(list, address{"tcp", h, port})
+	if tcp && (given || line == nil && !other && !old || g.DualListen && line == nil) {
+		for _, h := range orAll(g.ListenAddr) {
+			add("tcp", h, port, nil)
 		}
 	}
 	// One port is bound once: with the same port the configuration's addresses hold.
 	if line != nil && !(tcp && given && line.Port == port) {
-		list = append(list, address{"tcp", line.Host, line.Port})
+		add("tcp", line.Host, line.Port, nil)
+	}
+	return append(list, antiques(conf)...)
+}
+
+// orAll returns hosts, or what stands for all addresses if there are none.
+func orAll(hosts []string) []string {
+	if len(hosts) == 0 {
+		return []string{""}
+	}
+	return hosts
+}
+
+// antiques says where the exports of the configuration are served to antique clients.
+func antiques(conf *nbdconf.Config) (list []address) {
+	if !conf.Generic.OldStyle {
+		return nil
+	}
+	for _, x := range conf.Exports {
+		if x.Port == "" {
+			continue
+		}
+		hosts := x.ListenAddr
+		if len(hosts) == 0 {
+			hosts = orAll(conf.Generic.ListenAddr)
+		}
+		for _, h := range hosts {
+			list = append(list, address{nbdconf.Address{Network: "tcp", Host: h, Port: x.Port}, &x.Name})
+		}
 	}
 	return list
 }
 
 // listen opens the listeners: those of the service manager, or its own.
-func (p *program) listen(ctx context.Context, g *nbdconf.Generic) (_ []net.Listener, err error) {
-	list, conns, err := p.inherited()
+func (p *program) listen(ctx context.Context, conf *nbdconf.Config) (_ []listener, err error) {
+	list, conns, err := p.inherited(conf)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +120,8 @@ func (p *program) listen(ctx context.Context, g *nbdconf.Generic) (_ []net.Liste
 		return nil, errors.New("the service manager passed a connection, not a listening socket; start the server with port 0, and the connection on standard input")
 	}
 	if len(list) > 0 {
-		for _, key := range []string{"port", "listenaddr", "unixsock"} {
-			if pos, ok := g.Where(key); ok {
+		for _, key := range []string{"port", "listen", "listenaddr", "unixsock", "oldstyle"} {
+			if pos, ok := conf.Generic.Where(key); ok {
 				p.log.Warn(fmt.Sprintf("%s: %s has no effect: the service manager has passed the sockets", pos, key))
 			}
 		}
@@ -81,17 +132,11 @@ func (p *program) listen(ctx context.Context, g *nbdconf.Generic) (_ []net.Liste
 			closeAll(list)
 		}
 	}()
-	for _, a := range p.addresses(g) {
-		if a.network == "unix" {
-			l, err := daemon.ListenUnix(ctx, a.host)
-			if err != nil {
-				return list, err
-			}
-			list = append(list, l)
-			continue
+	for _, a := range p.addresses(conf) {
+		more, err := listenOn(ctx, a.Address)
+		for _, l := range more {
+			list = append(list, listener{l, a.oldstyle})
 		}
-		more, err := listenTCP(ctx, a)
-		list = append(list, more...)
 		if err != nil {
 			return list, err
 		}
@@ -99,18 +144,39 @@ func (p *program) listen(ctx context.Context, g *nbdconf.Generic) (_ []net.Liste
 	return list, nil
 }
 
-func closeAll(list []net.Listener) {
+// listenOn opens what one address stands for.
+func listenOn(ctx context.Context, a nbdconf.Address) ([]net.Listener, error) {
+	var l net.Listener
+	var err error
+	switch a.Network {
+	case "unix":
+		l, err = daemon.ListenUnix(ctx, a.Host)
+	case "vsock":
+		var v vsocket.Addr
+		if v, err = vsocket.Parse(a.Host + ":" + a.Port); err == nil {
+			l, err = vsocket.Listen(v)
+		}
+	default:
+		return listenTCP(ctx, a)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []net.Listener{l}, nil
+}
+
+func closeAll[L net.Listener](list []L) {
 	for _, l := range list {
 		l.Close()
 	}
 }
 
 // listenTCP listens on one address. No host stands for all addresses.
-func listenTCP(ctx context.Context, a address) (list []net.Listener, err error) {
+func listenTCP(ctx context.Context, a nbdconf.Address) (list []net.Listener, err error) {
 	lc := net.ListenConfig{KeepAlive: -1} // the server sets its own
 	lc.SetMultipathTCP(false)             // it would be slower, and not what the kernel's client takes
-	hosts := []struct{ network, host string }{{"tcp", a.host}}
-	switch a.host {
+	hosts := []struct{ network, host string }{{"tcp", a.Host}}
+	switch a.Host {
 	case "":
 		if runtime.GOOS == "openbsd" || runtime.GOOS == "dragonfly" { // no IPv4 on IPv6 sockets
 			hosts[0].network = "tcp6"
@@ -122,7 +188,7 @@ func listenTCP(ctx context.Context, a address) (list []net.Listener, err error) 
 		hosts[0].network = "tcp4"
 	}
 	for _, h := range hosts {
-		l, err := lc.Listen(ctx, h.network, net.JoinHostPort(h.host, a.port))
+		l, err := lc.Listen(ctx, h.network, net.JoinHostPort(h.host, a.Port))
 		if err != nil {
 			closeAll(list)
 			return nil, err
@@ -133,29 +199,68 @@ func listenTCP(ctx context.Context, a address) (list []net.Listener, err error) 
 }
 
 // inherited takes the sockets that a service manager has passed, listening and
-// connected ones.
-func (p *program) inherited() (list []net.Listener, conns []net.Conn, err error) {
+// connected ones. Their names say what they are for: "oldstyle" and
+// "oldstyle@EXPORT" for antique clients, "control" for nbd ctl; all others are for clients as they are
+// today.
+func (p *program) inherited(conf *nbdconf.Config) (list []listener, conns []net.Conn, err error) {
 	for _, f := range activation.Files(true) {
-		l, err := net.FileListener(f)
-		if err == nil {
-			list = append(list, l)
+		old, err := antiqueSocket(conf, f.Name())
+		l, no := net.FileListener(f)
+		if no != nil {
+			l, no = vsocket.FileListener(f)
+		}
+		switch {
+		case no == nil && f.Name() == "control" && p.control == nil:
+			p.control = l
+		case no == nil && err == nil:
+			list = append(list, listener{l, old})
 			p.log.Info("listening on a socket of the service manager", "name", f.Name(), "address", l.Addr().String())
-		} else if c, bad := net.FileConn(f); bad == nil {
-			conns = append(conns, c)
-		} else {
+		case no == nil:
+			l.Close()
+		default:
+			var c net.Conn
+			if c, err = net.FileConn(f); err == nil {
+				conns = append(conns, c)
+			}
+		}
+		f.Close() // net has its own
+		if err != nil {
 			closeAll(list)
 			return nil, nil, fmt.Errorf("the socket %q of the service manager: %w", f.Name(), err)
 		}
-		f.Close() // net has its own
 	}
 	return list, conns, nil
 }
 
+// antiqueSocket says which export a socket of that name serves to antique clients.
+func antiqueSocket(conf *nbdconf.Config, name string) (*string, error) {
+	kind, export, named := strings.Cut(name, "@")
+	if kind != "oldstyle" {
+		return nil, nil
+	}
+	if !named {
+		if len(conf.Exports) != 1 {
+			return nil, fmt.Errorf("it is for antique clients, but there are %d exports; name the socket oldstyle@EXPORT", len(conf.Exports))
+		}
+		return &conf.Exports[0].Name, nil
+	}
+	for _, x := range conf.Exports {
+		if x.Name == export {
+			return &x.Name, nil
+		}
+	}
+	return nil, fmt.Errorf("it is for an export %q, and there is none", export)
+}
+
 // addressTexts lists where the server listens.
-func addressTexts(list []net.Listener) []string {
+func addressTexts(list []listener) []string {
 	var texts []string
 	for _, l := range list {
-		texts = append(texts, l.Addr().String())
+		text := l.Addr().String()
+		if l.oldstyle != nil {
+			text += fmt.Sprintf("(oldstyle %q)", *l.oldstyle)
+		}
+		texts = append(texts, text)
 	}
 	slices.Sort(texts)
 	return texts

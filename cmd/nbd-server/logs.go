@@ -47,6 +47,8 @@ func newLogs(env *environment, f *serverflags.Flags) *logs {
 		l.level = slog.LevelError
 	}
 	switch {
+	case env.service != nil:
+		l.toSyslog(env.service.log)
 	case f.Inetd && sameFile(env.stdin, env.stderr):
 		l.toSyslog(syslogSink())
 	case isJournal(env.stderr, env.getenv("JOURNAL_STREAM")):

@@ -6,8 +6,16 @@ package main
 import (
 	"context"
 	"os"
+
+	"nbd.example/nbd/internal/hooks"
 )
 
 func main() {
+	if hooks.Main() {
+		return
+	}
+	if status, done := asService(os.Args[1:]); done {
+		os.Exit(status)
+	}
 	os.Exit(run(context.Background(), os.Args[1:], systemEnv()))
 }

@@ -8,8 +8,13 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// notify tells systemd about the state of the server, where it wants to know.
+// notify tells systemd about the state of the server, where it wants to know, or
+// what is like it elsewhere.
 func (p *program) notify(state string) {
+	if p.env.service != nil {
+		p.env.service.state(state)
+		return
+	}
 	if os.Getenv("NOTIFY_SOCKET") == "" {
 		return
 	}

@@ -25,46 +25,60 @@ func (p *program) serverConfig(conf *nbdconf.Config, exports []*server.Export, m
 }
 
 // reload takes over the configuration as it is now, or nothing of it. It returns
-// the one that is in force.
-func (p *program) reload(s *server.Server, old *nbdconf.Config) *nbdconf.Config {
+// the one that is in force. Transaction logs are opened anew in any case.
+func (p *program) reload(s *server.Server, old *nbdconf.Config) (*nbdconf.Config, server.Report, error) {
 	p.notify("RELOADING=1")
 	defer p.notify("READY=1")
-	conf, err := p.tryReload(s)
+	p.rotate()
+	conf, report, err := p.tryReload(s)
 	if err != nil {
 		p.logLines(err)
 		p.log.Error("the configuration was not taken over; the earlier one stays in force")
-		return old
+		return old, report, err
 	}
-	p.tellFixed(&old.Generic, &conf.Generic)
+	p.retire(conf)
+	p.tellFixed(old, conf)
 	// What is fixed stays as it was.
 	g := old.Generic
 	g.AllowList, g.ForceTLS, g.MaxThreads = conf.Generic.AllowList, conf.Generic.ForceTLS, conf.Generic.MaxThreads
+	g.KeyFile, g.CertFile, g.CACertFile, g.TLSPrio = conf.Generic.KeyFile, conf.Generic.CertFile, conf.Generic.CACertFile, conf.Generic.TLSPrio
 	conf.Generic = g
-	return conf
+	return conf, report, nil
 }
 
-func (p *program) tryReload(s *server.Server) (*nbdconf.Config, error) {
+// badConfig is returned for a configuration whose errors are logged already.
+type badConfig struct {
+	file     string
+	problems nbdconf.Problems
+}
+
+func (e *badConfig) Error() string { return "reload: " + e.file + " has errors" }
+
+func (p *program) tryReload(s *server.Server) (conf *nbdconf.Config, report server.Report, err error) {
 	conf, problems, err := p.load()
 	if p.logProblems(problems, nbdconf.Error) {
-		return nil, fmt.Errorf("reload: %s has errors", conf.Files[0])
+		return nil, report, &badConfig{conf.Files[0], problems.Errors(nbdconf.Error)}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reload: %w", err)
+		return nil, report, fmt.Errorf("reload: %w", err)
 	}
 	mode, t, err := p.tlsConfig(&conf.Generic)
 	if err != nil {
-		return nil, err
+		return nil, report, err
+	}
+	if err := p.startHelper(conf); err != nil {
+		return nil, report, err
 	}
 	exports, err := p.exports(conf)
 	if err != nil {
-		return nil, err
+		return nil, report, err
 	}
-	report, err := s.Reload(p.serverConfig(conf, exports, mode, t))
+	report, err = s.Reload(p.serverConfig(conf, exports, mode, t))
 	if err != nil {
-		return nil, err
+		return nil, report, err
 	}
 	p.log.Info("configuration taken over", reportAttrs(report)...)
-	return conf, nil
+	return conf, report, nil
 }
 
 // reportAttrs lists what a reload has changed.
@@ -88,17 +102,22 @@ func reportAttrs(r server.Report) (attrs []any) {
 }
 
 // tellFixed says which changes need a restart.
-func (p *program) tellFixed(old, g *nbdconf.Generic) {
+func (p *program) tellFixed(before, now *nbdconf.Config) {
+	old, g := &before.Generic, &now.Generic
 	for _, k := range []struct {
 		name string
 		same bool
 	}{
 		{"port", old.Port == g.Port}, {"listenaddr", slices.Equal(old.ListenAddr, g.ListenAddr)},
+		{"listen", slices.Equal(old.Listen, g.Listen)}, {"the ports of oldstyle", slices.EqualFunc(antiques(before), antiques(now), sameAddress)},
 		{"unixsock", old.UnixSock == g.UnixSock}, {"duallisten", old.DualListen == g.DualListen},
 		{"user", old.User == g.User}, {"group", old.Group == g.Group},
+		{"run_user", old.RunUser == g.RunUser}, {"control", old.Control == g.Control},
 	} {
 		if !k.same {
 			p.log.Warn("a change of " + k.name + " needs a restart of the server")
 		}
 	}
 }
+
+func sameAddress(a, b address) bool { return a.Address == b.Address && *a.oldstyle == *b.oldstyle }

@@ -5,15 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"runtime/debug"
 	"strings"
 
 	"nbd.example/nbd/chain/core"
 	"nbd.example/nbd/internal/daemon"
+	"nbd.example/nbd/internal/hooks"
 	"nbd.example/nbd/internal/nbdconf"
 	"nbd.example/nbd/internal/opener"
 	"nbd.example/nbd/internal/serverflags"
+	"nbd.example/nbd/layer/wait"
 )
 
 // version is set by the linker for a release.
@@ -32,6 +35,7 @@ type environment struct {
 	stdin, stdout, stderr *os.File
 	getenv                func(string) string
 	open                  opener.Opener
+	service               *service // nil unless Windows has started the program as a service
 }
 
 func systemEnv() *environment {
@@ -47,6 +51,13 @@ type program struct {
 	flags *serverflags.Flags
 	logs  *logs
 	log   *slog.Logger
+	waits wait.Group // exports whose changes wait for SIGUSR1
+
+	records records      // the transaction logs
+	control net.Listener // the control socket that a service manager has passed, or nil
+	// helper runs commands; nil if there are none. It is set before clients come,
+	// or by a reload, before the exports that need it are there.
+	helper *hooks.Helper
 }
 
 // run is the whole program. It returns the status to exit with.
@@ -64,9 +75,11 @@ func run(ctx context.Context, args []string, env *environment) int {
 	}
 	p.logs = newLogs(env, flags)
 	p.log = slog.New(p.logs.handler())
-	if flags.MultiFile {
-		p.log.Error("-m (several files as one) is not supported yet")
-		return exitUsage
+	for _, text := range flags.Addresses {
+		if _, err := nbdconf.ParseAddress(text); err != nil {
+			p.log.Error(err.Error())
+			return exitUsage
+		}
 	}
 	if p.printsOnly() {
 		return p.print()

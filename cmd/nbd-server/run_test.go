@@ -64,7 +64,8 @@ func TestRunTexts(t *testing.T) {
 		{[]string{"--chains"}, exitOK, "memory:SIZE", ""},
 		{[]string{"-x"}, exitUsage, "", "nbd-server: unknown option \"-x\"; --help lists all\n"},
 		{[]string{"-x", "1", "/f", "size"}, exitUsage, "", "\nnbd-server: size \"size\" is not"},
-		{[]string{"-m", "1", "/f"}, exitUsage, "", "not supported yet"},
+		{[]string{"--listen", "::1:1", "1", "/f"}, exitUsage, "", "nbd-server: address \"::1:1\": want HOST:PORT"},
+		{[]string{"unix:", "/f"}, exitUsage, "", "nbd-server: address \"unix:\": the path is missing"},
 		{[]string{"-o", "s"}, exitUsage, "", "nbd-server: -o needs a complete export"},
 	} {
 		status, out, errs := try(t, t.TempDir(), c.args...)
@@ -83,7 +84,9 @@ func TestOutputConfig(t *testing.T) {
 		{"-o mem 1 memory:1024M",
 			"[mem]\n\texportname = memory:1G\n\tauthfile = /etc/nbd-server/allow\n"},
 		{"-o pct 1 /a%s",
-			"[pct]\n\texportname = /a%s\n\tauthfile = /etc/nbd-server/allow\n\tvirtstyle = none\n"},
+			"[pct]\n\texportname = /a%s\n\tauthfile = /etc/nbd-server/allow\n"},
+		{"-o parts -m -a 60 1 rel 4096",
+			"[parts]\n\texportname = DIR/rel\n\tauthfile = /etc/nbd-server/allow\n\tfilesize = 4096\n\tmultifile = true\n\ttimeout = 60\n"},
 	} {
 		dir := t.TempDir()
 		write(t, dir, "rel", "x")
@@ -110,7 +113,7 @@ func TestCheckConfig(t *testing.T) {
 			`nbd-server: CONF:4: exportname: chain "memery:1G", byte 1: unknown back end`},
 		{"[generic]\n[e]\nexportname = rel\n", exitError, exitError, "nbd-server: CONF:3: exportname: "},
 		{"[generic]\n[e]\nexportname = memory:1G\nsync = true\n", exitError, exitError, "sync is for files"},
-		{"[generic]\n[e]\nexportname = /e\nprerun = x\n[f]\n", exitError, exitError, "prerun in [e] is not supported yet"},
+		{"[generic]\n[e]\nexportname = /e\nsdp = true\n[f]\n", exitError, exitError, "sdp in [e] is not supported yet"},
 		{"[generic]\n", exitError, exitError, "nothing to serve: "},
 		{"", exitError, exitError, "it is empty; it must begin with [generic]"},
 	} {
@@ -149,6 +152,19 @@ func TestAuthFile(t *testing.T) {
 // TestAddresses: what the configuration says holds; the command line is added.
 func TestAddresses(t *testing.T) {
 	for _, c := range []struct{ generic, operand, want string }{
+		{"listen = 127.0.0.1:1, unix:a, vsock:7", "", "tcp|127.0.0.1|1 unix|DIR/a| vsock||7"},
+		{"listen = :1\nport = 2", "", "tcp||1 tcp||2"},
+		{"listen = unix:@a\nunixsock = /s", "3", "unix|/s| unix|@a| tcp||3"},
+		{"listen = unix:@a", "--listen :5 --listen vsock:2:6", "unix|@a| tcp||5 vsock|2|6"},
+		{"", "--listen 127.0.0.1:5", "tcp|127.0.0.1|5"},
+		{"", "--listen 127.0.0.1:5 6", "tcp|127.0.0.1|5 tcp||6"},
+		{"unixsock = /s\nduallisten = true", "", "unix|/s| tcp||10809"},
+		{"oldstyle = true", "", "tcp||10809 tcp||2000(e)"},
+		{"oldstyle = true\nlistenaddr = ::1", "", "tcp|::1|10809 tcp|::1|2000(e)"},
+		{"", "--oldstyle 1234", "tcp||1234"},
+		{"", "--oldstyle 1234 memory:1M", "tcp||1234()"},
+		{"port = 5", "--oldstyle ::1@1234 memory:1M", "tcp|::1|1234() tcp||5"},
+		{"", "unix:s memory:1M", "unix|DIR/s|"},
 		{"", "", "tcp||10809"},
 		{"port = 1", "", "tcp||1"},
 		{"listenaddr = ::1, 127.0.0.1", "", "tcp|::1|10809 tcp|127.0.0.1|10809"},
@@ -165,18 +181,22 @@ func TestAddresses(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		conf := write(t, dir, "c.conf", "[generic]\n"+c.generic+"\n[e]\nexportname = /e\n")
-		args := []string{"-C", conf}
-		if c.operand != "" {
-			args = append(args, c.operand)
+		if strings.Contains(c.generic, "oldstyle") {
+			write(t, dir, "c.conf", read(t, conf)+"port = 2000\n")
 		}
+		args := append([]string{"-C", conf}, strings.Fields(c.operand)...)
 		p := parsed(t, dir, args...)
 		config, problems, err := p.load()
 		if err != nil || len(problems) > 0 {
 			t.Fatal(err, problems)
 		}
 		var got []string
-		for _, a := range p.addresses(&config.Generic) {
-			got = append(got, a.network+"|"+a.host+"|"+a.port)
+		for _, a := range p.addresses(config) {
+			text := a.Network + "|" + a.Host + "|" + a.Port
+			if a.oldstyle != nil {
+				text += "(" + *a.oldstyle + ")"
+			}
+			got = append(got, text)
 		}
 		if got, want := strings.Join(got, " "), strings.ReplaceAll(c.want, "DIR", dir); got != want {
 			t.Errorf("%q %q: %s, want %s", c.generic, c.operand, got, want)

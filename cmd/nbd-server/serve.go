@@ -21,8 +21,11 @@ const drainTime = 30 * time.Second
 // serve is the server from start to end.
 func (p *program) serve(ctx context.Context, child *daemon.Child) int {
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, append(endSignals, hangup)...)
+	signal.Notify(signals, append(endSignals, hangup, mergeSignal)...)
+	defer p.stopHelper()
+	defer p.closeRecords(nil)
 	defer signal.Stop(signals)
+	p.env.service.forward(signals)
 	ignoreSignals()
 	p.idleOptions()
 
@@ -36,8 +39,17 @@ func (p *program) serve(ctx context.Context, child *daemon.Child) int {
 	if p.flags.Inetd {
 		return p.inetd(ctx, conf, signals)
 	}
-	listeners, err := p.listen(ctx, &conf.Generic)
+	listeners, err := p.listen(ctx, conf)
 	if err != nil {
+		p.log.Error(err.Error())
+		return exitError
+	}
+	ctl, err := p.listenControl(ctx, &conf.Generic)
+	if ctl != nil {
+		defer ctl.Close()
+	}
+	if err != nil {
+		closeAll(listeners)
 		p.log.Error(err.Error())
 		return exitError
 	}
@@ -54,13 +66,18 @@ func (p *program) serve(ctx context.Context, child *daemon.Child) int {
 		p.logLines(err)
 		return exitError
 	}
-	return p.attend(ctx, s, conf, listeners, child, signals)
+	r := &remote{p: p, s: s, since: time.Now(), conf: conf}
+	defer p.attendControl(ctx, ctl, r)()
+	return p.attend(ctx, r, listeners, child, signals)
 }
 
 // start reads keys, gives up privileges, and opens the exports.
 func (p *program) start(conf *nbdconf.Config) (*server.Server, error) {
 	mode, tlsConfig, err := p.tlsConfig(&conf.Generic)
 	if err != nil {
+		return nil, err
+	}
+	if err := p.startHelper(conf); err != nil {
 		return nil, err
 	}
 	if err := p.dropPrivileges(&conf.Generic); err != nil {
@@ -103,11 +120,12 @@ func (p *program) writePID() (remove func(), err error) {
 }
 
 // attend serves until a signal, or a failure, ends the server.
-func (p *program) attend(ctx context.Context, s *server.Server, conf *nbdconf.Config, listeners []net.Listener, child *daemon.Child, signals <-chan os.Signal) int {
+func (p *program) attend(ctx context.Context, r *remote, listeners []listener, child *daemon.Child, signals <-chan os.Signal) int {
+	s, exports := r.s, len(r.config().Exports)
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() {
-			if err := s.Serve(l); err != nil {
+			if err := p.serveOn(s, l); err != nil {
 				failed <- err
 			}
 		}()
@@ -120,13 +138,13 @@ func (p *program) attend(ctx context.Context, s *server.Server, conf *nbdconf.Co
 		p.logs.toSyslog(sink)
 	}
 	p.logs.started()
-	p.log.Info("serving", "exports", len(conf.Exports), "listening", strings.Join(addressTexts(listeners), " "), "pid", os.Getpid())
+	p.log.Info("serving", "exports", exports, "listening", strings.Join(addressTexts(listeners), " "), "pid", os.Getpid())
 	status := exitOK
 	if err := child.Ready(); err != nil {
 		p.log.Error(err.Error())
 		status = exitError
 	}
-	p.notify(readyText(len(conf.Exports)))
+	p.notify(readyText(exports))
 	for status == exitOK {
 		select {
 		case <-ctx.Done():
@@ -135,15 +153,26 @@ func (p *program) attend(ctx context.Context, s *server.Server, conf *nbdconf.Co
 			p.log.Error(err.Error())
 			status = exitError
 		case sig := <-signals:
-			if sig == hangup {
-				conf = p.reload(s, conf)
-				continue
+			switch sig {
+			case hangup:
+				r.reload()
+			case mergeSignal:
+				p.merge(ctx)
+			default:
+				return p.end(s, signals, sig.String())
 			}
-			return p.end(s, signals, sig.String())
 		}
 	}
 	p.end(s, signals, "an error")
 	return status
+}
+
+// serveOn serves the clients of one listener.
+func (p *program) serveOn(s *server.Server, l listener) error {
+	if l.oldstyle != nil {
+		return s.ServeOldstyle(l.Listener, *l.oldstyle)
+	}
+	return s.Serve(l.Listener)
 }
 
 // end drains the server. A second signal cuts what is left.
@@ -165,7 +194,7 @@ func (p *program) end(s *server.Server, signals <-chan os.Signal, why string) in
 			}
 			return exitOK
 		case sig := <-signals:
-			if sig != hangup {
+			if sig != hangup && sig != mergeSignal {
 				cut(errors.New("a second signal"))
 			}
 		}
@@ -195,13 +224,21 @@ func (p *program) inetd(ctx context.Context, conf *nbdconf.Config, signals <-cha
 	defer cancel()
 	go func() {
 		for sig := range signals {
-			if sig != hangup {
+			switch sig {
+			case hangup:
+			case mergeSignal:
+				p.merge(ctx)
+			default:
 				cancel()
 			}
 		}
 	}()
 	status := exitOK
-	if err := s.ServeConn(ctx, conn); err != nil {
+	serve := s.ServeConn
+	if p.flags.OldStyle && p.flags.File != "" {
+		serve = func(ctx context.Context, c net.Conn) error { return s.ServeOldstyleConn(ctx, c, "") }
+	}
+	if err := serve(ctx, conn); err != nil {
 		p.log.Info("the client's connection ended", "why", err)
 	}
 	if err := s.Shutdown(ctx); err != nil {

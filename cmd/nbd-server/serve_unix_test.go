@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"nbd.example/nbd/client"
+	"nbd.example/nbd/proto"
 	"nbd.example/nbd/test/harness"
 )
 
@@ -367,6 +368,68 @@ func TestActivation(t *testing.T) {
 	p.stop()
 }
 
+// TestActivationNames: what a socket is for is said by its name.
+func TestActivationNames(t *testing.T) {
+	dir := harness.Dir(t)
+	write(t, dir, "c.conf", "[generic]\n[e]\nexportname = memory:8k\n[f]\nexportname = memory:16k\n")
+	activate := func(names ...string) *instance {
+		var files []*os.File
+		for i := range names {
+			path := filepath.Join(dir, fmt.Sprint("s", i))
+			os.Remove(path)
+			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.SetUnlinkOnClose(false)
+			f, err := l.File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Close()
+			defer f.Close()
+			files = append(files, f)
+		}
+		return launch(t, dir, func(cmd *exec.Cmd) {
+			// The variable names the process, which the shell becomes.
+			cmd.Args = []string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, cmd.Path, "-C", "c.conf"}
+			cmd.Path = "/bin/sh"
+			cmd.Env = append(os.Environ(), fmt.Sprint("LISTEN_FDS=", len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
+			cmd.ExtraFiles = files
+		})
+	}
+	p := activate("nbd", "oldstyle@f", "whatever")
+	p.await("serving exports=2")
+	uri := func(i int, export string) string {
+		return harness.UnixURI(filepath.Join(dir, fmt.Sprint("s", i)), export)
+	}
+	if c := mustConnect(t, uri(0, "e")); c.Size() != 8192 {
+		t.Errorf("the first socket serves %d bytes", c.Size())
+	}
+	if c := mustConnect(t, uri(2, "f")); c.Size() != 16384 {
+		t.Errorf("the third socket serves %d bytes", c.Size())
+	}
+	old, err := client.Dial(t.Context(), uri(1, ""), &client.Config{Oldstyle: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if old.Size() != 16384 {
+		t.Errorf("the antique socket serves %d bytes", old.Size())
+	}
+	old.Close()
+	p.stop()
+	for name, want := range map[string]string{
+		"oldstyle":   "there are 2 exports; name the socket oldstyle@EXPORT",
+		"oldstyle@g": `it is for an export \"g\", and there is none`,
+	} {
+		p := activate(name)
+		line := p.await("of the service manager")
+		if status := p.ends(); status != exitError || !strings.Contains(strings.ReplaceAll(line, `\"`, `"`), strings.ReplaceAll(want, `\"`, `"`)) {
+			t.Errorf("%s: status %d, %s", name, status, line)
+		}
+	}
+}
+
 // TestNotify tells a service manager about the server's states.
 func TestNotify(t *testing.T) {
 	dir := harness.Dir(t)
@@ -448,10 +511,21 @@ func TestSecondSignal(t *testing.T) {
 	write(t, dir, "c.conf", "[generic]\nunixsock = s\n[a]\nexportname = memory:1M | delay:read=1h\n")
 	p := launch(t, dir, nil, "-d", "-C", "c.conf")
 	p.await("serving exports=1")
-	c := mustConnect(t, harness.UnixURI(filepath.Join(dir, "s"), "a"))
-	failed := make(chan error, 1)
-	go func() { failed <- c.ReadAt(context.Background(), make([]byte, 1), 0) }()
-	p.await("client connected")
+	c, err := client.DialRaw(t.Context(), harness.UnixURI(filepath.Join(dir, "s"), "a"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	// The read is never answered, the flush behind it is: then the read has arrived.
+	if err := c.Send(
+		&client.RawRequest{Request: proto.Request{Command: proto.CmdRead, Cookie: 1, Length: 1}},
+		&client.RawRequest{Request: proto.Request{Command: proto.CmdFlush, Cookie: 2}},
+	); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := c.Receive(); err != nil || r.Cookie != 2 {
+		t.Fatalf("the flush is answered by %+v, %v", r, err)
+	}
 	p.signal(syscall.SIGTERM)
 	p.await("shutting down")
 	p.signal(syscall.SIGTERM)
@@ -459,8 +533,8 @@ func TestSecondSignal(t *testing.T) {
 	if status := p.ends(); status != exitError {
 		t.Errorf("status %d, want %d: connections were cut", status, exitError)
 	}
-	if err := <-failed; err == nil {
-		t.Error("the read succeeded")
+	if r, err := c.Receive(); err == nil {
+		t.Errorf("the read is answered by %+v", r)
 	}
 }
 

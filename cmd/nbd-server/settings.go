@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"nbd.example/nbd/internal/nbdconf"
 	"nbd.example/nbd/internal/serverflags"
@@ -39,13 +40,17 @@ func (p *program) commandLineExport() *nbdconf.Export {
 	f := p.flags
 	x := &nbdconf.Export{
 		ExportName: f.File, FileSize: f.Size, ReadOnly: f.ReadOnly, CopyOnWrite: f.CopyOnWrite,
+		MultiFile: f.MultiFile, Timeout: f.Timeout,
 		AuthFile: f.AuthFile, MaxConnections: f.MaxConnections,
 		Pos: nbdconf.Pos{File: "command line"},
 	}
 	if x.AuthFile == "" {
 		x.AuthFile = serverflags.DefaultAuth
 	}
-	if s, err := p.spec(x); err == nil {
+	if f.MultiFile {
+		x.ExportName = p.env.open.Abs(f.File)
+	}
+	if s, err := p.source(x, nil); err == nil && !x.MultiFile && !strings.Contains(x.ExportName, "%") {
 		x.ExportName = s.text()
 	}
 	return x
@@ -60,7 +65,7 @@ func (p *program) idleOptions() {
 	for _, o := range []struct {
 		name  string
 		given bool
-	}{{"-r", f.ReadOnly}, {"-c", f.CopyOnWrite}, {"-l", f.AuthFile != ""}} {
+	}{{"-r", f.ReadOnly}, {"-c", f.CopyOnWrite}, {"-l", f.AuthFile != ""}, {"-m", f.MultiFile}, {"-a", f.Timeout != 0}, {"--oldstyle", f.OldStyle}} {
 		if o.given {
 			p.log.Warn("option " + o.name + " is for the file on the command line, and there is none")
 		}

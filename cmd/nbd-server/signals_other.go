@@ -10,6 +10,9 @@ import (
 // hangup never comes on this system.
 var hangup os.Signal = syscall.SIGHUP
 
+// mergeSignal never comes, either.
+var mergeSignal os.Signal = syscall.Signal(-1)
+
 var endSignals = []os.Signal{os.Interrupt, syscall.SIGTERM}
 
 func ignoreSignals() {}

@@ -23,6 +23,9 @@ const sys = "golang.org/x/sys"
 // netlink is where the packages for generic netlink are.
 const netlink = "github.com/mdlayher"
 
+// cobra is where the packages for command lines with commands are.
+const cobra = "github.com/spf13"
+
 // rules is the table of doc.go.
 var rules = []rule{
 	{path: "."},
@@ -42,6 +45,9 @@ var rules = []rule{
 	{path: "kernel", may: []string{"proto", "internal", sys, netlink}},
 	{path: "supervise", may: []string{"kernel", "client", "handshake", "transmission", "proto", "uri", "internal", sys}},
 	{path: "cmd", may: []string{anything}},
+	{path: "internal/vsocket", may: []string{netlink}},
+	{path: "internal/nbdcmd", may: []string{"client", "block", "backend/file", "internal", cobra}},
+	{path: "internal/genman", may: []string{"internal", cobra}},
 	{path: "internal", may: []string{"proto", "block", sys}},
 	{path: "test", may: []string{anything}},
 }

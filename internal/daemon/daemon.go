@@ -63,6 +63,12 @@ func (c *Child) Ready() error {
 // and waits until it serves or has ended. It returns the status to exit with. The
 // child's errors go to stderr.
 func Start(args []string, stderr *os.File) (int, error) {
+	return StartAs(os.Args[0], args, nil, stderr)
+}
+
+// StartAs is Start under another name, which the child sees as os.Args[0] and others
+// in the list of processes. What the child prints goes to stdout; nil discards it.
+func StartAs(name string, args []string, stdout, stderr *os.File) (int, error) {
 	if !Supported {
 		return 0, fmt.Errorf("go to the background: %w", errors.ErrUnsupported)
 	}
@@ -76,9 +82,12 @@ func Start(args []string, stderr *os.File) (int, error) {
 	}
 	defer in.Close()
 	cmd := exec.Command(self, args...)
-	cmd.Args[0] = os.Args[0]
+	cmd.Args[0] = name
 	cmd.Env = append(os.Environ(), variable+"=3")
 	cmd.Stderr = stderr
+	if stdout != nil {
+		cmd.Stdout = stdout
+	}
 	cmd.ExtraFiles = []*os.File{out}
 	cmd.SysProcAttr = newSession()
 	err = cmd.Start()

@@ -2,14 +2,17 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"nbd.example/nbd/internal/clientflags"
 	"nbd.example/nbd/internal/nbdconf"
 	"nbd.example/nbd/internal/serverflags"
+	"nbd.example/nbd/internal/testgate"
 )
 
 // TestCommitted fails if the pages in the folder man are not those that the
@@ -73,6 +76,61 @@ func TestAgree(t *testing.T) {
 		}
 		if got := terms(t, "nbd-server.5", section); !slices.Equal(got, names) {
 			t.Errorf("nbd-server.5, %s, explains %q, the table has %q", section, got, names)
+		}
+	}
+}
+
+// TestClientAgrees compares the pages of nbd-client, its help and its tables.
+func TestClientAgrees(t *testing.T) {
+	var help strings.Builder
+	if err := clientflags.WriteHelp(&help); err != nil {
+		t.Fatal(err)
+	}
+	var options, keys []string
+	for _, o := range clientflags.Options() {
+		switch {
+		case o.Hidden:
+		case o.Takes(clientflags.Attach):
+			options = append(options, o.Forms())
+		case !strings.Contains(help.String(), "        "+o.Forms()+": "):
+			t.Errorf("--help does not explain %s", o.Forms())
+		}
+	}
+	if got := terms(t, "nbd-client.8", "OPTIONS"); !slices.Equal(got, options) {
+		t.Errorf("nbd-client.8 explains %q, the table has %q", got, options)
+	}
+	var helped, commands []string
+	for _, m := range regexp.MustCompile(`(?m)^  (-.*)$`).FindAllStringSubmatch(help.String(), -1) {
+		helped = append(helped, m[1])
+	}
+	if !slices.Equal(helped, options) {
+		t.Errorf("--help explains %q, the table has %q", helped, options)
+	}
+	for _, c := range clientflags.Commands() {
+		commands = append(commands, strings.TrimPrefix(c.Usage(), "nbd-client "))
+	}
+	if got := terms(t, "nbd-client.8", "COMMANDS"); !slices.Equal(got, commands) {
+		t.Errorf("nbd-client.8 explains %q, the table has %q", got, commands)
+	}
+	for _, o := range clientflags.TabOptions() {
+		key := o.Tab
+		if o.Arg != "" {
+			key += "=" + o.Arg
+		}
+		keys = append(keys, key)
+	}
+	if got := terms(t, "nbdtab.5", "OPTIONS"); !slices.Equal(got, keys) {
+		t.Errorf("nbdtab.5 explains %q, the table has %q", got, keys)
+	}
+}
+
+// TestGroff wants the pages to be without faults for those who print them.
+func TestGroff(t *testing.T) {
+	testgate.Requires(t, testgate.Program("groff"))
+	for name := range pages {
+		out, err := exec.Command("groff", "-man", "-Tutf8", "-ww", "-z", filepath.Join("..", "..", "man", name)).CombinedOutput()
+		if err != nil || len(out) > 0 {
+			t.Errorf("%s: %v: %s", name, err, out)
 		}
 	}
 }

@@ -1,6 +1,7 @@
-// Command genman writes the manual pages of nbd-server from the tables that the
-// program itself reads its command line and its configuration with. So the pages
-// cannot name an option or a key that is not there, nor miss one that is.
+// Command genman writes the manual pages from the tables that the programs
+// themselves read their command lines and their configuration with, and those of nbd
+// from its tree of commands. So the pages cannot name an option or a key that is not
+// there, nor miss one that is.
 //
 //	go run ./internal/genman -dir man
 package main
@@ -13,7 +14,10 @@ import (
 )
 
 // pages are the files that are written.
-var pages = map[string]func() string{"nbd-server.8": server8, "nbd-server.5": server5}
+var pages = withNbd(map[string]func() string{
+	"nbd-server.8": server8, "nbd-server.5": server5,
+	"nbd-client.8": client8, "nbdtab.5": nbdtab5,
+})
 
 func main() {
 	dir := flag.String("dir", "man", "the folder to write the pages to")

@@ -34,7 +34,7 @@ The server goes to the background when it serves, and not before: an error at th
 		r.item(o.Forms(), text)
 	}
 	r.line("SH", "SIGNALS")
-	r.item("SIGHUP", `Read the configuration, keys, certificates and lists of clients again. Everything new is opened first; then all of it is taken over, or, if anything is wrong, nothing, and the log says why. Exports that did not change go on undisturbed; one that changed refuses new connections until the old ones are gone. Addresses to listen on, user and group need a restart.`)
+	r.item("SIGHUP", `Read the configuration, keys, certificates and lists of clients again. Everything new is opened first; then all of it is taken over, or, if anything is wrong, nothing, and the log says why. Exports that did not change go on undisturbed; one that changed refuses new connections until the old ones are gone. Addresses to listen on, user and group need a restart. Then the configuration is the truth again: exports that were added by nbd ctl are removed, and those that it has changed are as the configuration says. Transaction logs are opened by their names again, also if the configuration is wrong.`)
 	r.item("SIGTERM, SIGINT", `Accept nothing new, answer what clients have asked, and end. Connections that do not end within 30 seconds are cut; a second signal cuts them at once, and the exit status is then 1.`)
 	r.item("SIGUSR1", `Ignored.`)
 	r.line("SH", "EXIT STATUS")

@@ -33,9 +33,6 @@ func (x *Export) WriteSection(w io.Writer) error {
 func (x *Export) write(b *strings.Builder) {
 	fmt.Fprintf(b, "[%s]\n", x.Name)
 	writeKeys(b, exportKeys, nil, x)
-	if strings.Contains(x.ExportName, "%s") {
-		b.WriteString("\tvirtstyle = none\n")
-	}
 }
 
 // writeKeys writes the keys that are set. The one that is required comes first,

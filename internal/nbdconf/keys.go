@@ -64,6 +64,10 @@ var genericKeys = []Key{
 		Help: `A PEM file of certificate authorities. If it is set, a client that negotiates TLS must present a certificate that one of them has signed; otherwise clients' certificates are not asked for.`},
 	{Name: "certfile", Kind: String, Default: "the value of keyfile", field: func(g *Generic, _ *Export) any { return &g.CertFile },
 		Help: `The PEM file of the server's certificate, followed by those that lead to its authority. It is read again on SIGHUP.`},
+	{Name: "control", Kind: String, field: func(g *Generic, _ *Export) any { return &g.Control },
+		Help: `The path of a unix socket on which "nbd ctl" looks at the server and changes it; see nbd-ctl(1). It is made before the server changes to user, for its owner alone: who can write to it can have the server serve any file that it can open. A change of its mode or group, once it is there, lets others in; so does a socket of systemd by the name of control, with SocketMode and SocketGroup. The option --control has precedence.
+
+The reference does not know this key.`},
 	{Name: "duallisten", Kind: Bool, field: func(g *Generic, _ *Export) any { return &g.DualListen },
 		Help: `Listen on TCP although unixsock is set.`},
 	{Name: "force_tls", Kind: Bool, field: func(g *Generic, _ *Export) any { return &g.ForceTLS },
@@ -74,16 +78,30 @@ var genericKeys = []Key{
 		Help: `A folder. Every file in it whose name ends in .conf is read as a part of this file, in the order of their names. Such files hold exports only: no [generic]. The folder must exist.`},
 	{Name: "keyfile", Kind: String, field: func(g *Generic, _ *Export) any { return &g.KeyFile },
 		Help: `The PEM file of the server's private key. It switches TLS on. It is read before the server changes to user, and again, as that user, on SIGHUP: if user may not read it, the reload fails and the earlier key stays in use.`},
+	{Name: "listen", Kind: List, field: func(g *Generic, _ *Export) any { return &g.Listen },
+		Help: `Addresses to listen on, of any kind and any number, separated by commas: HOST:PORT or :PORT for TCP, with an IPv6 address in brackets; unix:PATH; vsock:PORT or vsock:CID:PORT, on Linux, for virtual machines and their hosts. They are added to those of port, listenaddr and unixsock; if none of these keys is there, they are all. A path that has a comma can only be given to unixsock.
+
+The reference does not know this key.`},
 	{Name: "listenaddr", Kind: List, Default: "all addresses, IPv4 and IPv6", field: func(g *Generic, _ *Export) any { return &g.ListenAddr },
 		Help: `The addresses to listen on, separated by commas. 0.0.0.0 stands for all IPv4 addresses, :: for all IPv6 addresses. Of a host name the first address is taken.`},
 	{Name: "max_threads", Kind: Int, Default: "32", field: func(g *Generic, _ *Export) any { return &g.MaxThreads },
 		Help: `How many requests of one connection may wait for the disk at the same time. What is answered from the page cache needs no thread.`},
 	{Name: "oldstyle", Kind: Bool, field: func(g *Generic, _ *Export) any { return &g.OldStyle },
-		Help: `Must be false or absent: the protocol of before 2011 is not spoken.`},
+		Help: `Also serve clients of before 2011: each export that has a port is served on it, and to whoever connects there, in the protocol's oldstyle negotiation, which knows no names, no TLS and no list. Export sections then need port, at least one of them.
+
+Where systemd passes the sockets, those that are called oldstyle@EXPORT (FileDescriptorName), or oldstyle where there is one export, are for antique clients, with or without this key.
+
+The reference obeyed it until version 3.9, and has refused it since.`},
 	{Name: "port", Kind: String, Default: "10809", field: func(g *Generic, _ *Export) any { return &g.Port },
 		Help: `The TCP port to listen on, a number or the name of a service.`},
+	{Name: "run_user", Kind: String, Default: "the values of user and group", field: func(g *Generic, _ *Export) any { return &g.RunUser },
+		Help: `Who runs prerun and postrun: USER or USER:GROUP. The commands are run by a helper process that is started before the server changes to user. So they may be run as root, or as somebody else, while the server itself is not.
+
+The reference does not know this key.`},
 	{Name: "splice", Kind: Bool, Status: Ignored,
 		Help: `Accepted without effect here and in exports: the server chooses by itself how it moves data without copying.`},
+	{Name: "tlsonly", Kind: Bool, field: func(g *Generic, _ *Export) any { return &g.TLSOnly },
+		Help: `The same as force_tls. The manual of the reference has it, but its program ignores it.`},
 	{Name: "tlsprio", Kind: String, Default: "TLS 1.2 and 1.3", field: func(g *Generic, _ *Export) any { return &g.TLSPrio },
 		Help: `A priority string of GnuTLS. Only what it says of versions is understood (as -VERS-TLS-ALL:+VERS-TLS1.2); of anything else the server says that it has no effect. Versions below 1.2 are never spoken.`},
 	{Name: "unixsock", Kind: String, field: func(g *Generic, _ *Export) any { return &g.UnixSock },
@@ -99,9 +117,10 @@ var exportKeys = []Key{
 		Help: `Each connection writes to a diff of its own, which is gone when the connection ends. The file itself is never written.`},
 	{Name: "cowdir", Kind: String, Default: "the folder of the file", field: func(_ *Generic, x *Export) any { return &x.COWDir },
 		Help: `The folder for the diffs of copyonwrite.`},
-	{Name: "datalog", Kind: Bool, Status: NotYet, Help: `Not supported yet: written data in the transactionlog.`},
+	{Name: "datalog", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.DataLog },
+		Help: `Log in transactionlog what clients write, too, so that the log can be played again.`},
 	{Name: "exportname", Kind: String, field: func(_ *Generic, x *Export) any { return &x.ExportName },
-		Help: `What is served; required. The absolute path of a file or block device, or a chain: the name of a back end or layer, a colon and its arguments, such as memory:1G. With temporary, a template for the name of the file. (In the protocol's terms the name of the export is that of the section.)`},
+		Help: `What is served; required. The absolute path of a file or block device, or a chain: the name of a back end or layer, a colon and its arguments, such as memory:1G. With temporary, a template for the name of the file. A %s becomes the client's address, see virtstyle, and %% becomes %. (In the protocol's terms the name of the export is that of the section.)`},
 	{Name: "filesize", Kind: Size, Default: "the size of the file", field: func(_ *Generic, x *Export) any { return &x.FileSize },
 		Help: `How many bytes are served. A file that exists must be at least as long. One that does not exist is created with this size.`},
 	{Name: "flush", Kind: Bool, Default: "true where it can be done", field: func(_ *Generic, x *Export) any { return &x.Flush },
@@ -112,13 +131,20 @@ The reference has false as its default.`},
 		Help: `Serve, and list, this export over TLS only.`},
 	{Name: "fua", Kind: Bool, Default: "true where it can be done", field: func(_ *Generic, x *Export) any { return &x.FUA },
 		Help: `Offer writes that are stable when they are answered (NBD_CMD_FLAG_FUA). An explicit false is obeyed.`},
-	{Name: "listenaddr", Kind: String, Status: Ignored,
-		Help: `Accepted without effect: files that were made by the -o option have it.`},
+	{Name: "listenaddr", Kind: List, Default: "that of [generic]", field: func(_ *Generic, x *Export) any { return &x.ListenAddr },
+		Help: `The addresses for port. Without oldstyle in [generic] it has no effect: files that were made by the -o option have it, with the value (null).`},
 	{Name: "maxconnections", Kind: Int, Default: "no limit", field: func(_ *Generic, x *Export) any { return &x.MaxConnections },
 		Help: `How many connections the export may have at the same time.`},
-	{Name: "multifile", Kind: Bool, Status: NotYet, Help: `Not supported yet: one export made of the files exportname.0, exportname.1 and so on.`},
-	{Name: "postrun", Kind: String, Status: NotYet, Help: `Not supported yet: a command that runs after a client has gone.`},
-	{Name: "prerun", Kind: String, Status: NotYet, Help: `Not supported yet: a command that runs before a client is served.`},
+	{Name: "multifile", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.MultiFile },
+		Help: `Serve several files as one: exportname with .0 behind it, then .1, and so on until there is none, whatever their sizes. With filesize, that is the size of the whole; if there is no file at all, the first one is made with this size.`},
+	{Name: "port", Kind: String, field: func(_ *Generic, x *Export) any { return &x.Port },
+		Help: `The TCP port on which this export is served to antique clients, a number or the name of a service. It needs oldstyle in [generic], without which it has no effect.`},
+	{Name: "postrun", Kind: String, field: func(_ *Generic, x *Export) any { return &x.PostRun },
+		Help: `A command that is run when a client has gone, or could not be served after prerun had succeeded; see there. How it ends does not matter, but is logged.`},
+	{Name: "prerun", Kind: String, field: func(_ *Generic, x *Export) any { return &x.PreRun },
+		Help: `A command that is run for each connection that asks for the export, before anything is opened for it. If it fails the client is refused. It is given to the system's shell; %s stands for the name of the file, unquoted, and %% for %. In its environment NBD_EXPORT is the name of the export, NBD_FILE the file and NBD_CLIENT the client's address. Its working directory is /, its standard input is empty, and what it says is logged. It is run as run_user in [generic].
+
+An export with prerun or postrun is opened for the first of its connections and closed behind the last, so that its file may be made and removed by these commands.`},
 	{Name: "readonly", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.ReadOnly },
 		Help: `Refuse writes.`},
 	{Name: "rotational", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.Rotational },
@@ -132,13 +158,26 @@ The reference has false as its default.`},
 		Help: `Make every write stable before it is answered.`},
 	{Name: "temporary", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.Temporary },
 		Help: `Serve each connection a new, empty file of filesize bytes, which has no name and is gone when the connection ends. It is made in the folder of exportname.`},
-	{Name: "timeout", Kind: Int, Status: NotYet, Help: `Not supported yet: end connections that were idle for so many seconds.`},
-	{Name: "tlsonly", Kind: Bool, Status: NotYet, Help: `Not supported: write force_tls, which is what the reference obeys, too.`},
-	{Name: "transactionlog", Kind: String, Status: NotYet, Help: `Not supported yet: a file that records every request.`},
-	{Name: "treefiles", Kind: Bool, Status: NotYet, Help: `Not supported yet: one export made of many small files in a tree of folders.`},
+	{Name: "timeout", Kind: Int, Default: "0: never", field: func(_ *Generic, x *Export) any { return &x.Timeout },
+		Help: `End connections that have asked for nothing for so many seconds. (The manual of the reference has it, but its program ignores it.) A kernel client that is idle is disconnected, too, and its device fails unless something connects it again.`},
+	{Name: "tlsonly", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.TLSOnly },
+		Help: `The same as force_tls. The manual of the reference has it, but its program ignores it.`},
+	{Name: "transactionlog", Kind: String, field: func(_ *Generic, x *Export) any { return &x.TransactionLog },
+		Help: `A file that records every request, and how it was answered. nbd-trdump(1) prints it, nbd-trplay(1) makes its changes again; those of the reference understand it, too. All connections of the export log to it, and several exports may. A file that exists is continued (the reference overwrites it). Records are in the file a moment after the answer, at most a quarter of a second if the disk keeps up.
+
+After SIGHUP the file is opened by its name again, so that it can be renamed first: that is how to rotate it. If its disk is full, or does not move, the server goes on, says so once, and counts and marks what is missing.
+
+%s in it has no meaning.`},
+	{Name: "treefiles", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.TreeFiles },
+		Help: `Keep each block of 4096 bytes in a file of its own, in a tree of folders below exportname. It needs filesize, the size of the whole. Blocks that were never written have no file. It goes before multifile.`},
 	{Name: "trim", Kind: Bool, Default: "true where it can be done", field: func(_ *Generic, x *Export) any { return &x.Trim },
 		Help: `Offer NBD_CMD_TRIM, with which a client gives up space. An explicit false is obeyed.`},
-	{Name: "virtstyle", Kind: String, Default: "ipliteral", Status: NotYet,
-		Help: `How a %s in exportname becomes the client's address. Only none is supported yet, which leaves it as it is; the other styles are accepted where there is no %s.`},
-	{Name: "waitfile", Kind: String, Status: NotYet, Help: `Not supported yet: collect writes until SIGUSR1.`},
+	{Name: "virtstyle", Kind: String, Default: "ipliteral", field: func(_ *Generic, x *Export) any { return &x.VirtStyle },
+		Help: `How a %s in exportname becomes the client's address, so that each client has a file of its own. ipliteral is the address as it is: 192.168.1.100 or 2001:db8::39. iphash has slashes in place of the dots of an IPv4 address: 192/168/1/100. cidrhash N is the network with a prefix of N bits, a slash, and the address: for N = 26, 192.168.1.64/192.168.1.100. none leaves %s as it is. A client on a unix socket is "unix", one on vsock "vsock-CID".
+
+All connections of one client use one device, which is opened for the first and closed behind the last.`},
+	{Name: "waitfile", Kind: String, field: func(_ *Generic, x *Export) any { return &x.WaitFile },
+		Help: `Keep what is written in another file, the diff, until the server gets the signal SIGUSR1; then merge it into the file while clients go on. The file need not exist before that, if filesize is given: what was not written by then cannot be read. So an export can move to this server while it is in use. true keeps the diff beside the file, or in cowdir, with .wait behind the file's name; anything else is the path of the diff. A diff that is there already is gone on with.
+
+Only exports that are open are merged: one with a %s, prerun or postrun is open while it has clients.`},
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"nbd.example/nbd/internal/opener"
@@ -35,6 +34,7 @@ func Load(o opener.Opener, name string) (*Config, Problems, error) {
 	}
 	l.main(file)
 	l.include()
+	l.checkAll()
 	l.sort()
 	return l.config, l.problems, nil
 }
@@ -120,16 +120,15 @@ func (l *loader) generic(g *Group) {
 	l.config.Generic.where = places{}
 	l.set(g, true, &l.config.Generic, nil)
 	c := &l.config.Generic
-	if c.OldStyle {
-		l.problems.add(c.where["oldstyle"], Error, "oldstyle is not supported: the protocol of before 2011 is not spoken; remove the key, clients then ask for exports by name")
-	}
+	c.ForceTLS = c.ForceTLS || c.TLSOnly
 	if c.MaxThreads < 0 {
 		l.problems.add(c.where["max_threads"], Warning, "max_threads is below 0; taking the default")
 		c.MaxThreads = 0
 	}
 	switch {
 	case c.KeyFile == "" && c.ForceTLS:
-		l.problems.add(c.where["force_tls"], Error, "force_tls without keyfile: no client could ever connect")
+		key, pos := c.forced()
+		l.problems.add(pos, Error, "%s without keyfile: no client could ever connect", key)
 	case c.KeyFile == "" && (c.CertFile != "" || c.CACertFile != ""):
 		l.problems.add(g.Pos, Warning, "certfile or cacertfile without keyfile: TLS is off")
 	case c.KeyFile != "" && c.CertFile == "":
@@ -137,6 +136,11 @@ func (l *loader) generic(g *Group) {
 	}
 	if c.DualListen && c.UnixSock == "" {
 		l.problems.add(c.where["duallisten"], Warning, "duallisten without unixsock has no effect")
+	}
+	for _, text := range c.Listen {
+		if _, err := ParseAddress(text); err != nil {
+			l.problems.add(c.where["listen"], Error, "listen: %v", err)
+		}
 	}
 }
 
@@ -169,37 +173,17 @@ func (l *loader) checkExport(g *Group, x *Export) {
 		x.FileSize = 0
 	}
 	x.MaxConnections = max(x.MaxConnections, 0)
-	if x.Temporary && x.FileSize == 0 {
-		l.problems.add(x.Where("temporary"), Error, "temporary in [%s] needs filesize, the size of the new file in bytes", g.Name)
-	}
-	if x.COWDir != "" && !x.CopyOnWrite {
-		l.problems.add(x.Where("cowdir"), Warning, "cowdir in [%s] has no effect without copyonwrite", g.Name)
-	}
-	if x.CopyOnWrite && x.ReadOnly {
-		l.problems.add(x.Where("copyonwrite"), Warning, "copyonwrite in [%s] has no effect with readonly", g.Name)
-	}
+	x.ForceTLS = x.ForceTLS || x.TLSOnly
 	if x.ForceTLS && l.config.Generic.KeyFile == "" {
-		l.problems.add(x.Where("force_tls"), Error, "force_tls in [%s] without keyfile in [generic]: no client could ever use the export", g.Name)
+		key := "force_tls"
+		if !x.given(key) {
+			key = "tlsonly"
+		}
+		l.problems.add(x.Where(key), Error, "%s in [%s] without keyfile in [generic]: no client could ever use the export", key, g.Name)
 	}
 	if x.Flush == False {
 		l.problems.add(x.Where("flush"), Warning, "flush = false in [%s]: clients cannot make writes stable, and may lose data that they believe safe", g.Name)
 	}
-	l.checkVirtual(g, x)
-}
-
-// checkVirtual refuses the styles of virtualization that would change a name.
-func (l *loader) checkVirtual(g *Group, x *Export) {
-	style, at := "ipliteral", x.Where("exportname")
-	if e := g.Last("virtstyle"); e != nil {
-		style, at = strings.TrimRight(e.Value, space), e.Pos
-		name, bits, _ := strings.Cut(style, " ")
-		_, err := strconv.ParseUint(strings.TrimLeft(bits, space), 10, 8)
-		if style != "none" && style != "ipliteral" && style != "iphash" && (name != "cidrhash" || err != nil) {
-			l.problems.add(at, Error, "virtstyle in [%s] is %s; want none, ipliteral, iphash or cidrhash N", g.Name, quote(style))
-			return
-		}
-	}
-	if style != "none" && strings.Contains(x.ExportName, "%s") {
-		l.problems.add(at, Error, "virtstyle %s is not supported yet, and exportname in [%s] has a %%s that needs it; for a file with %%s in its name write virtstyle = none", style, g.Name)
-	}
+	l.checkStorage(x)
+	l.checkAccess(x)
 }

@@ -6,8 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -188,6 +190,7 @@ func FuzzParse(f *testing.F) {
 		l := loader{open: nowhere{}, config: &Config{Files: []string{"f"}}}
 		l.main(file)
 		l.include()
+		l.checkAll()
 		for _, x := range l.config.Exports {
 			if len(l.problems.Errors(Error)) > 0 || strings.Contains(x.ExportName, "\r") {
 				continue
@@ -210,8 +213,13 @@ func checkAgain(t *testing.T, x *Export) {
 		t.Fatalf("cannot read again: %v\n%s", problems, b.Bytes())
 	}
 	l.export(file.Groups[0])
-	if got := l.config.Exports[0]; got.ExportName != x.ExportName || got.Name != x.Name || got.FileSize != x.FileSize || got.Trim != x.Trim {
-		t.Errorf("wrote %+v, read %+v", x, got)
+	got := l.config.Exports[0]
+	if wrote, read := values(exportKeys, nil, x), values(exportKeys, nil, got); got.Name != x.Name || !reflect.DeepEqual(wrote, read) {
+		t.Errorf("wrote %v, read %v", wrote, read)
+	}
+	addr := &net.TCPAddr{IP: net.IPv6loopback}
+	if a, b := x.Virtual().Expand(x.ExportName, addr), got.Virtual().Expand(got.ExportName, addr); a != b {
+		t.Errorf("the file for a client was %q, is %q", a, b)
 	}
 }
 

@@ -24,6 +24,7 @@ type Generic struct {
 	ListenAddr []string
 	UnixSock   string
 	DualListen bool
+	Listen     []string // as ParseAddress reads them
 	AllowList  bool
 	IncludeDir string
 	User       string
@@ -34,8 +35,11 @@ type Generic struct {
 	KeyFile    string
 	CACertFile string
 	TLSPrio    string
-	OldStyle   bool
+	Control    string
+	OldStyle   bool // serve exports that have a port to antique clients
+	RunUser    string
 	Splice     bool
+	TLSOnly    bool // obeyed as ForceTLS, in which it is contained
 
 	where places
 }
@@ -57,8 +61,20 @@ type Export struct {
 	Sync           bool
 	AuthFile       string
 	MaxConnections int // 0 means no limit
+	TransactionLog string
+	DataLog        bool
 	ForceTLS       bool
 	Splice         bool
+	TLSOnly        bool // obeyed as ForceTLS, in which it is contained
+	MultiFile      bool
+	TreeFiles      bool
+	WaitFile       string // "" for none, "true" for one beside the file, or its path
+	VirtStyle      string // as ParseVirtStyle reads it; "" means ipliteral
+	PreRun         string
+	PostRun        string
+	Timeout        int      // seconds; 0 means none
+	Port           string   // for antique clients; "" means none
+	ListenAddr     []string // for antique clients; empty means that of [generic]
 
 	Pos   Pos // of the section
 	where places
@@ -73,6 +89,19 @@ func (x *Export) Where(key string) Pos {
 		return p
 	}
 	return x.Pos
+}
+
+// Virtual returns the style of virtualization. One that cannot be understood was
+// reported by Load.
+func (x *Export) Virtual() VirtStyle {
+	if x.VirtStyle == "" {
+		return VirtStyle{}
+	}
+	v, err := ParseVirtStyle(x.VirtStyle)
+	if err != nil {
+		return VirtStyle{Name: "none"}
+	}
+	return v
 }
 
 func (x *Export) given(key string) bool {

@@ -4,7 +4,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"nbd.example/nbd/internal/opener"
 	"nbd.example/nbd/internal/testgate"
@@ -60,6 +63,8 @@ func TestReference(t *testing.T) {
 		{generic + "max_threads = 0\n" + export, true, ""},
 		{generic + "max_threads = x\n" + export, false, ""},
 		{generic + "oldstyle = true\n" + export, false, ""},
+		{generic + "oldstyle = true\n" + export + "port = 2000\n", false, "oldstyle is spoken here"},
+		{generic + "listen = x y\n" + export, true, "the reference does not know the key"},
 		{generic + "oldstyle = false\n" + export, true, ""},
 		{generic + "force_tls = true\n" + export, true, "nobody could connect"},
 		{generic + "listenaddr =\n" + export, true, ""},
@@ -77,6 +82,23 @@ func TestReference(t *testing.T) {
 		{generic + export + "virtstyle = cidrhash 16\n", true, ""},
 		{generic + export + "virtstyle = cidrhash\n", false, ""},
 		{generic + export + "virtstyle = other\n", false, ""},
+		{generic + export + "virtstyle =\n", false, ""},
+		{generic + export + "virtstyle = cidrhash 999\n", true, ""},
+		{generic + export + "virtstyle = cidrhash24\n", true, ""},
+		{generic + export + "virtstyle = cidrhash -1\n", true, "a prefix of -1 bits is a mistake"},
+		{generic + export + "virtstyle = nonesuch\n", true, "the reference compares the beginning only"},
+		{generic + export + "multifile = true\n", true, ""},
+		{generic + export + "multifile = yes\n", false, ""},
+		{generic + export + "treefiles = true\nfilesize = 4096\n", true, ""},
+		{generic + export + "treefiles = true\n", true, "the reference fails when a client comes"},
+		{generic + export + "temporary = true\nmultifile = true\nfilesize = 4096\n", true, "the manual forbids it"},
+		{generic + export + "waitfile = true\n", true, ""},
+		{generic + export + "waitfile = true\ncopyonwrite = true\n", false, ""},
+		{generic + export + "waitfile = /diff\n", false, "the manual has it as a string"},
+		{generic + export + "prerun = true %s\npostrun = true %s\n", true, ""},
+		{generic + export + "port = 2000\nlistenaddr = 10.0.0.1\n", true, ""},
+		{generic + export + "timeout = 60\n", true, ""},
+		{generic + export + "tlsonly = true\n", true, "the reference ignores it, and would serve in clear"},
 		{generic + export + "copyonwrite = true\nsplice = true\n", false, "splice has no effect here"},
 		{generic + export + "sdp = true\n", false, ""},
 		{generic + export + "listenaddr = (null)\n", true, ""},
@@ -87,13 +109,35 @@ func TestReference(t *testing.T) {
 		if err := os.WriteFile(name, []byte(c.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := exec.Command("/usr/bin/nbd-server", "0", "-C", name).Run() == nil; got != c.accept {
+		pidFile := name + ".pid"
+		if got := exec.Command("/usr/bin/nbd-server", "0", "-C", name, "-p", pidFile).Run() == nil; got != c.accept {
 			t.Errorf("%q: the reference takes it: %v, this table says %v", c.text, got, c.accept)
+		} else if got {
+			endReference(t, pidFile)
 		}
 		_, problems, err := Load(opener.OS{}, name)
 		got := err == nil && problems.Err() == nil
 		if (got != c.accept) != (c.differ != "") {
 			t.Errorf("%q: taken: %v; by the reference: %v; a difference is wanted: %q\n%v", c.text, got, c.accept, c.differ, problems)
 		}
+	}
+}
+
+// endReference ends the process that the reference has left in the background: it would
+// look for a client on its closed standard input for seconds, and never rest.
+func endReference(t *testing.T, pidFile string) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; {
+		text, err := os.ReadFile(pidFile)
+		if pid, bad := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && bad == nil {
+			if p, err := os.FindProcess(pid); err == nil {
+				p.Kill()
+			}
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the reference tells no number in %s: %v", pidFile, err)
+		}
+		time.Sleep(5 * time.Millisecond) // there is nothing to wait for: it tells nobody
 	}
 }

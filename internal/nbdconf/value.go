@@ -17,10 +17,6 @@ func (l *loader) set(g *Group, generic bool, gen *Generic, x *Export) {
 		case g.Last(e.Key) != e:
 			l.problems.add(e.Pos, Warning, "key %s in [%s] is given again at %s, which holds", quote(e.Key), g.Name, g.Last(e.Key).Pos)
 		case k.Status == Ignored:
-			// The reference writes a literal "(null)" for an address that was not given.
-			if e.Key == "listenaddr" && e.Value != "(null)" && e.Value != "" {
-				l.problems.add(e.Pos, Warning, "listenaddr in [%s] has no effect: all exports are served on the addresses of [generic]", g.Name)
-			}
 		case k.Status == NotYet:
 			l.notYet(g, e, k)
 		default:
@@ -59,16 +55,11 @@ func (l *loader) unknown(g *Group, e *Entry, generic bool) {
 func (l *loader) notYet(g *Group, e *Entry, k Key) {
 	value := strings.TrimRight(e.Value, space)
 	switch {
-	case k.Name == "virtstyle": // checkVirtual
 	case value == "" && k.Kind == String, value == "false", value == "0":
 	case k.Kind == Bool && value != "true" && value != "1":
 		l.problems.add(e.At, Error, "%s in [%s]: %v", e.Key, g.Name, notBool(value))
 	default:
-		hint := ""
-		if k.Name == "tlsonly" {
-			hint = "; write force_tls"
-		}
-		l.problems.add(e.Pos, Error, "%s in [%s] is not supported yet%s", e.Key, g.Name, hint)
+		l.problems.add(e.Pos, Error, "%s in [%s] is not supported yet", e.Key, g.Name)
 	}
 }
 

@@ -7,7 +7,8 @@
 //
 //	[address@]port file [size]
 //
-// and describe one export, the default one. Without a file the exports are those
+// and describe one export, the default one. In place of the first one there may be an
+// address of another kind, unix:PATH or vsock:PORT. Without a file the exports are those
 // of the configuration file alone. Options have one letter, may be joined as in
 // -rc, and take their argument from the same word or the next; each has a long form
 // as well, with two dashes, or one. Long options may be cut short as far as they stay

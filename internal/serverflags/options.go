@@ -17,6 +17,16 @@ type Flags struct {
 	// Size is the third operand in bytes; 0 if there is none.
 	Size int64
 
+	// Timeout ends idle connections, in seconds; 0 is never.
+	Timeout int
+	// OldStyle says that antique clients come to the first operand.
+	OldStyle bool
+	// Addresses are further ones to listen on.
+	Addresses []string
+
+	// Control is the path of the control socket; "" if none was named.
+	Control string
+
 	ReadOnly    bool
 	MultiFile   bool
 	CopyOnWrite bool
@@ -58,7 +68,8 @@ type Option struct {
 	Arg   string // the name of its argument, "" for none, in [] if it may be left out
 	Help  string // a line for --help
 	More  string // what the manual says in addition; "" for nothing
-	// field returns a pointer to where the value goes: *bool, *string or *int.
+	// field returns a pointer to where the value goes: *bool, *string, *int or, for
+	// what may be repeated, *[]string.
 	field func(*Flags) any
 	words []string // what the argument may be; nil for anything; the first one is meant if it is left out
 }
@@ -68,7 +79,7 @@ func Options() []Option { return options }
 
 var options = []Option{
 	{Short: 'r', Long: "read-only", Help: "serve the file read-only", field: func(f *Flags) any { return &f.ReadOnly }},
-	{Short: 'm', Long: "multi-file", Help: "serve several files as one (not supported yet)", field: func(f *Flags) any { return &f.MultiFile }},
+	{Short: 'm', Long: "multi-file", Help: "serve several files as one: FILE.0, FILE.1 and so on", field: func(f *Flags) any { return &f.MultiFile }},
 	{Short: 'c', Long: "copy-on-write", Help: "keep what a client writes in a diff that is gone when it disconnects", field: func(f *Flags) any { return &f.CopyOnWrite }},
 	{Short: 'C', Long: "config-file", Arg: "FILE", Help: "read this configuration instead of " + DefaultConfig, field: func(f *Flags) any { return &f.Config },
 		More: "The configuration is read, and its exports are served, also if an export is given on the command line. In that case it may be empty or missing: that is the way to have none."},
@@ -79,11 +90,18 @@ var options = []Option{
 	{Short: 'o', Long: "output-config", Arg: "NAME", Help: "print a configuration section for the export on the command line, and exit", field: func(f *Flags) any { return &f.Section }},
 	{Short: 'M', Long: "max-connections", Also: "max-connection", Arg: "N", Help: "how many connections may be open at the same time", field: func(f *Flags) any { return &f.MaxConnections },
 		More: "With an export on the command line it is that export's limit, else that of the whole server."},
+	{Short: 'a', Long: "idle-time", Arg: "SECONDS", Help: "end connections to the file on the command line that are idle for so long", field: func(f *Flags) any { return &f.Timeout }},
 	{Short: 'n', Long: "nodaemon", Help: "stay in the foreground", field: func(f *Flags) any { return &f.Foreground }},
 	{Short: 'd', Long: "dont-fork", Help: "stay in the foreground and log in detail", field: func(f *Flags) any { return &f.Debug },
 		More: "The reference serves only one connection then; this server does not differ from -n --log-level=debug."},
 	{Short: 'V', Long: "version", Help: "print the version and exit", field: func(f *Flags) any { return &f.Version }},
 	{Short: 'h', Long: "help", Help: "print this text and exit", field: func(f *Flags) any { return &f.Help }},
+	{Long: "listen", Arg: "ADDRESS", Help: "listen on this address, too: HOST:PORT, unix:PATH or vsock:PORT; may be repeated", field: func(f *Flags) any { return &f.Addresses },
+		More: "It adds to the other addresses, and takes the place of the default one. See listen in nbd-server(5)."},
+	{Long: "control", Arg: "PATH", Help: "listen on this unix socket for nbd ctl, which looks at the server and changes it", field: func(f *Flags) any { return &f.Control },
+		More: "It has precedence over control in nbd-server(5), where more is said of it."},
+	{Long: "oldstyle", Help: "serve the file on the command line to clients of before 2011, on the port of the first operand", field: func(f *Flags) any { return &f.OldStyle },
+		More: "The port then speaks the protocol's oldstyle negotiation, and nothing else. With port 0 the client on standard input is an antique one."},
 	{Long: "chains", Help: "list the back ends and layers that a chain is made of, and exit", field: func(f *Flags) any { return &f.Chains }},
 	{Long: "check-config", Help: "report every error in the configuration, open nothing, and exit", field: func(f *Flags) any { return &f.Check },
 		More: "Here, unknown and misplaced keys are errors; a server that starts only warns of them, because the reference passes over them in silence. The exit status is 0 if there are no errors."},
@@ -124,7 +142,8 @@ func WriteHelp(w io.Writer) error {
 	b.WriteString(`Serves files, block devices and memory as network block devices.
 
   address   an IPv4 or IPv6 address or a host name to listen on; all if left out
-  port      the port to listen on; 0: the client is on standard input (inetd)
+  port      the port to listen on; 0: the client is on standard input (inetd);
+            or another kind of address: unix:PATH, vsock:PORT
   file      a file, a block device, or a chain such as memory:1G
   size      how many bytes to serve; may end in k, M, G or T
 

@@ -128,6 +128,11 @@ func (p *parser) take(o Option, name, value string, has bool) {
 			p.fail("option %s: its argument is empty", name)
 		}
 		*f = value
+	case *[]string:
+		if value == "" {
+			p.fail("option %s: its argument is empty", name)
+		}
+		*f = append(*f, value)
 	case *int:
 		n, err := strconv.ParseInt(value, 10, 32)
 		if err != nil || n < 0 {
@@ -145,6 +150,10 @@ func (p *parser) place() {
 	for i, word := range p.operands[:min(3, len(p.operands))] {
 		switch i {
 		case 0:
+			if isAddress(word) {
+				p.flags.Addresses = append(p.flags.Addresses, word)
+				continue
+			}
 			l, err := parseListen(word)
 			if err != nil {
 				p.fail("%w", err)
@@ -167,6 +176,12 @@ func (p *parser) place() {
 			p.flags.Size = n
 		}
 	}
+}
+
+// isAddress tells an address of another kind from [address@]port. The names of its
+// kinds were never those of hosts: the old form with a colon is for IPv4 addresses.
+func isAddress(word string) bool {
+	return strings.HasPrefix(word, "unix:") || strings.HasPrefix(word, "vsock:") || strings.HasPrefix(word, "tcp:")
 }
 
 // parseListen reads [address@]port, or the old form IPv4:port.

@@ -15,14 +15,20 @@ import (
 // use that one, with whatever it can do, and build none.
 const ServerVariable = "NBD_TEST_SERVER"
 
-// program is the package that the tests are about.
-const program = "nbd.example/nbd/cmd/nbd-server"
+// programs is where the packages of the programs are.
+const programs = "nbd.example/nbd/cmd/"
+
+// kind tells builds apart.
+type kind struct {
+	name string // of the program
+	race bool   // it has the race detector
+}
 
 // builds holds the programs of this test process.
 var builds struct {
 	sync.Mutex
 	dir  string
-	done map[bool]func() (string, error) // by "with the race detector"
+	done map[kind]func() (string, error)
 }
 
 // Main runs a package's tests and removes what was built for them. Call it from
@@ -42,29 +48,44 @@ func Main(m *testing.M) int {
 // the test has it.
 func Binary(t testing.TB) string {
 	t.Helper()
-	return binary(t, raceEnabled)
+	return server(t, raceEnabled)
 }
 
 // PlainBinary is like Binary, but never has the race detector: for tests that
 // measure memory, which it multiplies.
 func PlainBinary(t testing.TB) string {
 	t.Helper()
-	return binary(t, false)
+	return server(t, false)
 }
 
-func binary(t testing.TB, race bool) string {
+func server(t testing.TB, race bool) string {
 	t.Helper()
 	if path := os.Getenv(ServerVariable); path != "" {
 		return path
 	}
+	return built(t, kind{"nbd-server", race})
+}
+
+// Tool returns the path of another one of our programs, built once, and without the
+// race detector, which makes the start of a program slow: it is for those that are
+// started often, and do one thing.
+func Tool(t testing.TB, name string) string {
+	t.Helper()
+	return built(t, kind{name, false})
+}
+
+// built returns the path of a program, which is built once.
+func built(t testing.TB, k kind) string {
+	t.Helper()
 	builds.Lock()
-	if builds.done == nil {
-		builds.done = map[bool]func() (string, error){
-			true:  sync.OnceValues(func() (string, error) { return build(true) }),
-			false: sync.OnceValues(func() (string, error) { return build(false) }),
+	f := builds.done[k]
+	if f == nil {
+		f = sync.OnceValues(func() (string, error) { return build(k) })
+		if builds.done == nil {
+			builds.done = make(map[kind]func() (string, error))
 		}
+		builds.done[k] = f
 	}
-	f := builds.done[race]
 	builds.Unlock()
 	path, err := f()
 	if err != nil {
@@ -74,14 +95,14 @@ func binary(t testing.TB, race bool) string {
 }
 
 // build runs the go command.
-func build(race bool) (string, error) {
+func build(k kind) (string, error) {
 	dir, err := buildDir()
 	if err != nil {
 		return "", err
 	}
-	name := "nbd-server"
+	name, program := k.name, programs+k.name
 	args := []string{"build"}
-	if race {
+	if k.race {
 		name += "-race"
 		args = append(args, "-race")
 	}

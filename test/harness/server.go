@@ -51,16 +51,7 @@ func StartIn(t testing.TB, dir string, cfg Config) *Server {
 		s.Port = FreePort(t)
 	}
 	s.WriteConfig(t, cfg.Generic, cfg.Exports)
-	bin := Binary
-	if cfg.Plain {
-		bin = PlainBinary
-	}
-	env := append([]string{"GORACE=halt_on_error=1 exitcode=66 atexit_sleep_ms=0"}, cfg.Env...)
-	s.Process = Spawn(t, env, bin(t), "-n", "-C", s.File)
-	s.AwaitListening("unix", s.Socket)
-	if cfg.TCP {
-		s.AwaitListening("tcp", s.TCPAddr())
-	}
+	s.spawn(t)
 	t.Cleanup(func() {
 		s.Stop()
 		for _, bad := range []string{"DATA RACE", "panic", "goroutine "} {
@@ -70,6 +61,36 @@ func StartIn(t testing.TB, dir string, cfg Config) *Server {
 		}
 	})
 	return s
+}
+
+// spawn starts the program, and waits until it serves.
+func (s *Server) spawn(t testing.TB) {
+	t.Helper()
+	bin := Binary
+	if s.cfg.Plain {
+		bin = PlainBinary
+	}
+	env := append([]string{"GORACE=halt_on_error=1 exitcode=66 atexit_sleep_ms=0"}, s.cfg.Env...)
+	s.Process = Spawn(t, env, bin(t), "-n", "-C", s.File)
+	s.AwaitListening("unix", s.Socket)
+	if s.cfg.TCP {
+		s.AwaitListening("tcp", s.TCPAddr())
+	}
+}
+
+// Kill ends the server as a crash does: without a word, and without its own doing. It
+// returns when the process is gone.
+func (s *Server) Kill() {
+	s.Signal(os.Kill)
+	<-s.Exited()
+}
+
+// Restart starts the server anew, with the same files, socket and port, after it was
+// killed or stopped.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	s.spawn(t)
+	t.Cleanup(s.Process.Stop) // before it is killed by the cleanup of Spawn
 }
 
 // WriteConfig writes the configuration file anew. The server reads it on SIGHUP.

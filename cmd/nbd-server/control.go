@@ -1,0 +1,324 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"nbd.example/nbd/internal/control"
+	"nbd.example/nbd/internal/nbdconf"
+	"nbd.example/nbd/server"
+)
+
+// runTime stands for the configuration file where an export was added or changed by
+// the control socket.
+const runTime = "run time"
+
+// remote is what the control socket reaches: the server, and its configuration.
+type remote struct {
+	p     *program
+	s     *server.Server
+	since time.Time
+
+	// mu is held while the configuration changes, but not while anybody waits for
+	// clients.
+	mu   sync.Mutex
+	conf *nbdconf.Config // in force; never changed, but replaced
+}
+
+var _ control.Handler = (*remote)(nil)
+
+// listenControl opens the control socket, if there is to be one. One that the
+// service manager has passed was found by inherited.
+func (p *program) listenControl(ctx context.Context, g *nbdconf.Generic) (net.Listener, error) {
+	path := cmp.Or(p.flags.Control, g.Control)
+	switch {
+	case p.control != nil:
+		if path != "" {
+			p.log.Warn("the control socket " + path + " is not made: the service manager has passed one")
+		}
+		return p.control, nil
+	case path == "":
+		return nil, nil
+	}
+	return control.Listen(ctx, p.env.open.Abs(path))
+}
+
+// attendControl serves the control socket, and returns what ends that.
+func (p *program) attendControl(ctx context.Context, l net.Listener, r *remote) (end func()) {
+	if l == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	p.log.Info("control socket", "path", l.Addr().String())
+	go func() {
+		defer close(done)
+		if err := control.Serve(ctx, l, r, p.log); err != nil {
+			p.log.Error(err.Error()) // clients are served on
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// reload reads the configuration again.
+func (r *remote) reload() (server.Report, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	conf, report, err := r.p.reload(r.s, r.conf)
+	r.conf = conf
+	return report, err
+}
+
+// config returns the configuration that is in force.
+func (r *remote) config() *nbdconf.Config {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.conf
+}
+
+// Status describes the server.
+func (r *remote) Status(context.Context) (control.Status, error) {
+	return control.Status{
+		Program: "nbd-server " + versionText(), PID: os.Getpid(), Since: r.since, Config: append([]string{}, r.config().Files...),
+		Exports: len(r.s.Exports()), Connections: len(r.s.Connections()),
+	}, nil
+}
+
+// Exports describes the exports.
+func (r *remote) Exports(context.Context) ([]control.Export, error) {
+	conf := r.config()
+	list := []control.Export{}
+	for _, e := range r.s.Exports() {
+		x := control.Export{
+			Name: e.Export.Name, State: e.State, Clients: e.Clients, Size: e.Size, ReadOnly: e.Export.ReadOnly,
+			TLS: e.Export.RequireTLS, MaxConnections: e.Export.MaxConnections,
+		}
+		if i := find(conf, x.Name); i >= 0 && e.State != "removed" {
+			x.Source, x.Origin = conf.Exports[i].ExportName, conf.Exports[i].Pos.String()
+		}
+		list = append(list, x)
+	}
+	return list, nil
+}
+
+// find returns where in conf an export is, or -1.
+func find(conf *nbdconf.Config, name string) int {
+	return slices.IndexFunc(conf.Exports, func(x *nbdconf.Export) bool { return x.Name == name })
+}
+
+// Connections describes the connections.
+func (r *remote) Connections(context.Context) ([]control.Connection, error) {
+	list := []control.Connection{}
+	for _, c := range r.s.Connections() {
+		x := control.Connection{
+			ID: c.ID, Client: c.Client, Export: c.Export, Phase: "transmission", Since: c.Since, TLS: c.TLS, TLSPeer: c.TLSPeer,
+			Replies: c.Replies, Requests: c.Stats.Requests, Errors: c.Stats.Errors,
+			Read: c.Stats.BytesRead, Written: c.Stats.BytesWritten, InFlight: c.InFlight,
+		}
+		if c.Handshake {
+			x.Phase = "handshake"
+		}
+		list = append(list, x)
+	}
+	return list, nil
+}
+
+// CloseConnection ends a connection.
+func (r *remote) CloseConnection(_ context.Context, id uint64, how control.Clients) error {
+	return coded(r.s.CloseConnection(id, endBy(how)))
+}
+
+func endBy(how control.Clients) server.How {
+	if how == control.Cut {
+		return server.Cut
+	}
+	return server.Drain
+}
+
+// coded gives an error of the server the code of the protocol.
+func coded(err error) error {
+	switch {
+	case errors.Is(err, server.ErrNoConnection), errors.Is(err, server.ErrNoExport):
+		return &control.Error{Code: control.NotFound, Text: err.Error()}
+	case errors.Is(err, server.ErrExportExists):
+		return &control.Error{Code: control.Exists, Text: err.Error()}
+	}
+	return err
+}
+
+// changes translates a report.
+func changes(r server.Report) control.Changes {
+	return control.Changes{Added: r.Added, Removed: r.Removed, Changed: r.Changed, Pending: r.Pending, Healed: r.Healed, Kept: r.Kept}
+}
+
+// AddExport serves one more export.
+func (r *remote) AddExport(_ context.Context, name string, keys map[string]string) (control.Changes, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if find(r.conf, name) >= 0 {
+		return control.Changes{}, coded(fmt.Errorf("%w: %q", server.ErrExportExists, name))
+	}
+	report, err := r.put(name, keys, len(r.conf.Exports), r.s.AddExport)
+	return changes(report), err
+}
+
+// ChangeExport gives an export other settings.
+func (r *remote) ChangeExport(ctx context.Context, name string, keys map[string]string, how control.Clients) (control.Changes, error) {
+	before, report, err := r.change(name, keys)
+	if err == nil {
+		err = r.evict(ctx, name, how)
+	}
+	if errors.Is(err, server.ErrNotChanged) {
+		r.restore(before)
+	}
+	return changes(report), err
+}
+
+// restore puts an export into the configuration as it was.
+func (r *remote) restore(x *nbdconf.Export) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at := find(r.conf, x.Name); at >= 0 {
+		next := *r.conf
+		next.Exports = slices.Clone(r.conf.Exports)
+		next.Exports[at] = x
+		r.conf = &next
+	}
+}
+
+func (r *remote) change(name string, keys map[string]string) (before *nbdconf.Export, _ server.Report, _ error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := find(r.conf, name)
+	if at < 0 {
+		return nil, server.Report{}, coded(fmt.Errorf("%w: %q", server.ErrNoExport, name))
+	}
+	before = r.conf.Exports[at]
+	all := before.Values()
+	maps.Copy(all, keys)
+	for k, v := range keys {
+		if v == "" {
+			delete(all, k)
+		}
+	}
+	report, err := r.put(name, all, at, r.s.ChangeExport)
+	return before, report, err
+}
+
+// put gives an export at a place of the configuration these keys, by do. The
+// caller holds r.mu.
+func (r *remote) put(name string, keys map[string]string, at int, do func(*server.Export) (server.Report, error)) (server.Report, error) {
+	x, problems := r.conf.NewExport(name, keys, runTime)
+	// Here a key that is not known is an error: somebody has just typed it.
+	if bad := problems.Errors(nbdconf.Unknown); len(bad) > 0 {
+		return server.Report{}, &control.Error{Code: control.BadRequest, Text: bad.Error()}
+	}
+	r.p.logProblems(problems, nbdconf.Unknown)
+	next := *r.conf
+	next.Exports = slices.Clone(r.conf.Exports)
+	if at == len(next.Exports) {
+		next.Exports = append(next.Exports, nil)
+	}
+	next.Exports[at] = x
+	if err := r.p.startHelper(&next); err != nil {
+		return server.Report{}, err
+	}
+	e, err := r.p.export(x)
+	if err != nil {
+		return server.Report{}, err
+	}
+	report, err := do(e)
+	if err != nil {
+		return report, coded(err)
+	}
+	r.conf = &next
+	return report, nil
+}
+
+// RemoveExport serves an export no longer.
+func (r *remote) RemoveExport(ctx context.Context, name string, how control.Clients) (control.Changes, error) {
+	report, err := r.remove(name)
+	if err == nil {
+		err = r.evict(ctx, name, how)
+	}
+	return changes(report), err
+}
+
+func (r *remote) remove(name string) (server.Report, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	report, err := r.s.RemoveExport(name)
+	if err != nil {
+		return report, coded(err)
+	}
+	if at := find(r.conf, name); at >= 0 {
+		next := *r.conf
+		next.Exports = slices.Delete(slices.Clone(r.conf.Exports), at, at+1)
+		r.conf = &next
+	}
+	return report, nil
+}
+
+// evict ends the connections of an export, unless they may stay.
+func (r *remote) evict(ctx context.Context, name string, how control.Clients) error {
+	if how == control.Stay {
+		return nil
+	}
+	return r.s.Evict(ctx, name, endBy(how))
+}
+
+// Reload reads the configuration again.
+func (r *remote) Reload(context.Context) (control.Changes, error) {
+	report, err := r.reload()
+	var bad *badConfig
+	if errors.As(err, &bad) {
+		err = fmt.Errorf("%w:\n%w", err, bad.problems)
+	}
+	return changes(report), err
+}
+
+// ReloadCerts reads keys and certificates again.
+func (r *remote) ReloadCerts(context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	mode, t, err := r.p.tlsConfig(&r.conf.Generic)
+	if err != nil {
+		return err
+	}
+	if mode == server.NoTLS {
+		return errors.New("there are no certificates: the configuration has no keyfile")
+	}
+	return r.s.SetTLS(mode, t)
+}
+
+// Merge begins to merge what an export with waitfile has collected.
+func (r *remote) Merge(_ context.Context, name string) error {
+	if find(r.config(), name) < 0 {
+		return coded(fmt.Errorf("%w: %q", server.ErrNoExport, name))
+	}
+	for _, w := range r.p.waits.Status() {
+		if w.Name == name {
+			go func() {
+				// Not of the request's context: it goes on when nbd ctl has ended.
+				if err := r.p.waits.Merge(context.Background(), name); err != nil {
+					r.p.logLines(fmt.Errorf("merge: %w", err))
+					return
+				}
+				r.p.log.Info("merged", "export", name)
+			}()
+			return nil
+		}
+	}
+	return fmt.Errorf("the export %q has nothing to merge: it has no waitfile, or is not open", name)
+}

@@ -1,0 +1,451 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"nbd.example/nbd/block"
+	"nbd.example/nbd/client"
+	"nbd.example/nbd/internal/control"
+	"nbd.example/nbd/internal/testgate"
+	"nbd.example/nbd/test/harness"
+)
+
+func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
+
+// limit bounds waits for what must happen. Nothing is measured by it.
+const limit = 60 * time.Second
+
+// nbd runs the program, and returns what it says and its status.
+func nbd(t *testing.T, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, harness.Tool(t, "nbd"), args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		t.Fatalf("nbd %q does not end", args)
+	case errors.As(err, &exit):
+		status = exit.ExitCode()
+	case err != nil:
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), status
+}
+
+// must runs the program, which must succeed, and returns its output.
+func must(t *testing.T, args ...string) string {
+	t.Helper()
+	out, errs, status := nbd(t, args...)
+	if status != 0 || errs != "" {
+		t.Fatalf("nbd %q: status %d\n%s%s", args, status, out, errs)
+	}
+	return out
+}
+
+// refused runs the program, which must fail, and say why.
+func refused(t *testing.T, status int, want string, args ...string) {
+	t.Helper()
+	out, errs, got := nbd(t, args...)
+	if got != status || !strings.Contains(errs, want) {
+		t.Errorf("nbd %q: status %d, want %d and %q\n%s%s", args, got, status, want, out, errs)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	if out := must(t, "--version"); !strings.HasPrefix(out, "nbd ") {
+		t.Errorf("--version says %q", out)
+	}
+	for _, args := range [][]string{{}, {"--help"}, {"ctl"}, {"help", "ctl", "add"}, {"ctl", "add", "--help"}, {"trplay", "--help"}} {
+		if out := must(t, args...); !strings.Contains(out, "Usage:") {
+			t.Errorf("nbd %q says %q", args, out)
+		}
+	}
+	refused(t, 2, `there is no command "nbd trdum"; did you mean "nbd trdump"?`, "trdum")
+	refused(t, 2, `there is no command "nbd ctl lst"; did you mean "nbd ctl list"?`, "ctl", "lst")
+	refused(t, 2, `usage: nbd trplay [OPTION ...] FILE TARGET`, "trplay", "file")
+	refused(t, 2, "unknown flag: --nonsense", "trdump", "--nonsense")
+	refused(t, 2, "none of the others can be", "ctl", "remove", "x", "--drain", "--cut")
+	refused(t, 1, "is not of the form KEY=VALUE", "ctl", "add", "x", "y")
+	refused(t, 1, "is given twice", "ctl", "add", "x", "a=1", "a=2")
+	refused(t, 1, "is no number of a connection", "ctl", "close", "x")
+	refused(t, 1, "--timeout is 0s", "ctl", "remove", "x", "--timeout=0")
+	nowhere := filepath.Join(t.TempDir(), "c")
+	refused(t, 1, "there is no control socket at "+nowhere+": start nbd-server with --control", "ctl", "list", "-s", nowhere)
+	refused(t, 1, "no such file", "trdump", filepath.Join(t.TempDir(), "log"))
+	refused(t, 1, "--block-size is 0", "trplay", "-b", "0", "x", "y")
+}
+
+func TestCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		if out := must(t, "completion", shell); !strings.Contains(out, "nbd") || len(out) < 1000 {
+			t.Errorf("%s: %d bytes", shell, len(out))
+		}
+	}
+	testgate.Requires(t, testgate.Program("bash"))
+	cmd := exec.Command("bash", "-n")
+	cmd.Stdin = strings.NewReader(must(t, "completion", "bash"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("bash does not understand its script: %v\n%s", err, out)
+	}
+}
+
+// serve starts a server with a control socket, whose path it returns.
+func serve(t *testing.T, generic, exports string) (s *harness.Server, socket string) {
+	t.Helper()
+	dir := harness.Dir(t)
+	socket = filepath.Join(dir, "control")
+	t.Setenv("NBD_CONTROL", socket)
+	s = harness.StartIn(t, dir, harness.Config{Generic: "control = " + socket + "\n" + generic, Exports: exports})
+	s.AwaitListening("unix", socket) // it is opened last
+	return s, socket
+}
+
+func dial(t *testing.T, s *harness.Server, export string) *client.Conn {
+	t.Helper()
+	c, err := client.Dial(t.Context(), s.URI(export), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// list decodes what "nbd ctl … --json" prints.
+func list[T any](t *testing.T, args ...string) (v T) {
+	t.Helper()
+	out := must(t, append([]string{"ctl", "--json"}, args...)...)
+	d := json.NewDecoder(strings.NewReader(out))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&v); err != nil {
+		t.Fatalf("%q: %v\n%s", args, err, out)
+	}
+	return v
+}
+
+// TestCtl goes through all commands.
+func TestCtl(t *testing.T) {
+	s, socket := serve(t, "", "[a]\nexportname = memory:1M\n")
+	info, err := os.Stat(socket)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the control socket: %v, %v", info.Mode(), err)
+	}
+	status := list[control.Status](t, "status")
+	if status.PID != s.PID() || status.Exports != 1 || status.Connections != 0 || len(status.Config) != 1 || status.Config[0] != s.File {
+		t.Errorf("%+v", status)
+	}
+	if out := must(t, "ctl", "status"); !strings.Contains(out, fmt.Sprint(s.PID())) {
+		t.Errorf("status prints %q", out)
+	}
+	c := dial(t, s, "a")
+	if err := c.WriteAt(t.Context(), make([]byte, 4096), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	var conns []control.Connection
+	for end := time.Now().Add(limit); len(conns) != 1 || conns[0].Written != 4096; conns = list[[]control.Connection](t, "connections") {
+		if time.Now().After(end) {
+			t.Fatalf("the connections are %+v", conns)
+		}
+	}
+	if x := conns[0]; x.Export != "a" || x.Client != "unix" || x.Phase != "transmission" || x.Requests != 1 || x.Replies != "extended" {
+		t.Errorf("%+v", x)
+	}
+	if out := must(t, "ctl", "connections"); !strings.Contains(out, "4.0K") || strings.Count(out, "\n") != 2 {
+		t.Errorf("connections prints\n%s", out)
+	}
+	must(t, "ctl", "close", fmt.Sprint(conns[0].ID))
+	if err := c.Flush(t.Context()); err == nil {
+		t.Error("the connection still serves")
+	}
+	refused(t, 1, `there is no such connection: 999; "nbd ctl list"`, "ctl", "close", "999")
+
+	ctlExports(t, s)
+
+	refused(t, 1, "there are no certificates", "ctl", "certs")
+	refused(t, 1, "nothing to merge", "ctl", "merge", "a")
+	refused(t, 1, "there is no such export", "ctl", "merge", "zzz")
+}
+
+// ctlExports adds, changes and removes exports.
+func ctlExports(t *testing.T, s *harness.Server) {
+	if out := must(t, "ctl", "add", "b", "exportname=memory:2M", "readonly=true"); out != "\"b\": added\n" {
+		t.Errorf("add prints %q", out)
+	}
+	exports := list[[]control.Export](t, "list")
+	if len(exports) != 2 || exports[1].Name != "b" || exports[1].Size != 2<<20 || !exports[1].ReadOnly || exports[1].Origin != "run time" || !strings.HasPrefix(exports[0].Origin, s.File+":") {
+		t.Errorf("%+v", exports)
+	}
+	if out := must(t, "ctl", "list"); !strings.Contains(out, "serving") || !strings.Contains(out, "2.0M") {
+		t.Errorf("list prints\n%s", out)
+	}
+	if out, _, _ := nbd(t, "__complete", "ctl", "remove", ""); !strings.Contains(out, "b\tserving\n") {
+		t.Errorf("completion offers %q", out)
+	}
+	refused(t, 1, `"nbd ctl change" changes it`, "ctl", "add", "b", "exportname=memory:2M")
+	refused(t, 1, `did you mean "readonly"?`, "ctl", "add", "c", "exportname=memory:2M", "readonyl=true")
+	refused(t, 1, "lacks exportname", "ctl", "add", "c", "readonly=true")
+	refused(t, 1, "no such file", "ctl", "add", "c", "exportname=/no/such/file")
+	refused(t, 1, "there is no such export", "ctl", "change", "c", "readonly=true")
+	refused(t, 1, "there is no such export", "ctl", "remove", "c")
+
+	b := dial(t, s, "b")
+	if out := must(t, "ctl", "change", "b", "exportname=memory:3M"); !strings.Contains(out, "pending") {
+		t.Errorf("change prints %q", out)
+	}
+	if b.Size() != 2<<20 || list[[]control.Export](t, "list")[1].State != "pending" {
+		t.Error("the export is not pending")
+	}
+	must(t, "ctl", "change", "b", "readonly=", "exportname=memory:4M", "--drain")
+	again := dial(t, s, "b")
+	if again.Size() != 4<<20 || again.Caps().ReadOnly {
+		t.Errorf("the export has %d bytes, read-only %v", again.Size(), again.Caps().ReadOnly)
+	}
+	if out := must(t, "ctl", "remove", "b", "--cut"); out != "\"b\": removed\n" {
+		t.Errorf("remove prints %q", out)
+	}
+	if _, err := client.Dial(t.Context(), s.URI("b"), nil); err == nil {
+		t.Error("the export is still there")
+	}
+	// The file is the truth at a reload.
+	must(t, "ctl", "add", "c", "exportname=memory:1M")
+	must(t, "ctl", "change", "a", "readonly=true")
+	s.WriteConfig(t, "control = "+os.Getenv("NBD_CONTROL"), "[a]\nexportname = memory:1M\n[d]\nexportname = memory:1M\n")
+	done := list[control.Changes](t, "reload")
+	if fmt.Sprint(done.Added, done.Removed, done.Changed) != "[d] [c] [a]" {
+		t.Errorf("%+v", done)
+	}
+	if out := must(t, "ctl", "reload"); out != "nothing has changed\n" {
+		t.Errorf("reload prints %q", out)
+	}
+	s.WriteConfig(t, "", "[a]\nexportname = memory:1M\nreadonly = perhaps\n")
+	refused(t, 1, `"perhaps" is not a boolean`, "ctl", "reload")
+	if n := len(list[[]control.Export](t, "list")); n != 2 {
+		t.Errorf("%d exports behind a bad reload", n)
+	}
+}
+
+// TestCtlTLS replaces certificates under a running server.
+func TestCtlTLS(t *testing.T) {
+	dir := harness.Dir(t)
+	socket := filepath.Join(dir, "control")
+	t.Setenv("NBD_CONTROL", socket)
+	first, second := harness.NewAuthority(t, dir, "first"), harness.NewAuthority(t, dir, "second")
+	server := first.Issue(t, "server", "server", "localhost")
+	s := harness.StartIn(t, dir, harness.Config{
+		TCP: true, Generic: "control = " + socket + "\n" + harness.ServerLines(server, ""), Exports: "[a]\nexportname = memory:1M\n",
+	})
+	s.AwaitListening("unix", socket)
+	connect := func(a *harness.Authority) (*client.Conn, error) {
+		return client.Dial(t.Context(), s.TCPURI("nbds", "a")+"?tls-certificates="+filepath.Dir(a.CA()), nil)
+	}
+	old, err := connect(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	if c := list[[]control.Connection](t, "connections")[0]; c.TLS != "TLS 1.3" {
+		t.Errorf("the connection is %+v", c)
+	}
+	other := second.Issue(t, "other", "server", "localhost")
+	for _, name := range []string{"server-cert.pem", "server-key.pem"} {
+		if err := os.Rename(filepath.Join(other, name), filepath.Join(server, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, "ctl", "certs")
+	if err := old.Flush(t.Context()); err != nil {
+		t.Errorf("the old connection: %v", err)
+	}
+	if _, err := connect(first); err == nil {
+		t.Error("the old certificate is still shown")
+	}
+	c, err := connect(second)
+	if err != nil {
+		t.Fatalf("the new certificate is not shown: %v", err)
+	}
+	c.Close()
+	if err := os.WriteFile(filepath.Join(server, "server-cert.pem"), []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, 1, "certfile", "ctl", "certs")
+	if c, err = connect(second); err != nil {
+		t.Fatalf("after a bad certificate: %v", err)
+	}
+	c.Close()
+}
+
+// TestCtlUnderLoad changes exports by the control socket while clients write and
+// read: every write that was answered must be there.
+func TestCtlUnderLoad(t *testing.T) {
+	dir := t.TempDir()
+	disk := filepath.Join(dir, "disk")
+	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, socket := serve(t, "", "[a]\nexportname = "+disk+"\n")
+	var stop atomic.Bool
+	var done sync.WaitGroup
+	var answered atomic.Int64
+	for i := range int64(3) {
+		done.Go(func() { persist(t, s.URI("a"), i<<18, &stop, &answered) })
+	}
+	ctl, err := control.Dial(t.Context(), socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ctl.Close()
+	for i := range 30 {
+		for before := answered.Load(); answered.Load() < before+20 && !t.Failed(); runtime.Gosched() {
+		}
+		drain, cut := control.Drain.String(), control.Cut.String()
+		memory := map[string]string{"exportname": "memory:1M"}
+		for _, r := range []control.Request{
+			{Op: control.OpAdd, Export: "other", Keys: memory},
+			{Op: control.OpChange, Export: "a", Keys: map[string]string{"sync": fmt.Sprint(i%2 == 0)}, Clients: drain},
+			{Op: control.OpChange, Export: "other", Keys: map[string]string{"exportname": "memory:2M"}, Clients: cut},
+			{Op: control.OpRemove, Export: "other", Clients: drain},
+		} {
+			if err := ctl.Do(t.Context(), r, nil); err != nil {
+				t.Errorf("round %d: %s: %v", i, r.Op, err)
+			}
+		}
+		var conns []control.Connection
+		if err := ctl.Do(t.Context(), control.Request{Op: control.OpConnections}, &conns); err != nil {
+			t.Error(err)
+		}
+		for _, c := range conns {
+			err := ctl.Do(t.Context(), control.Request{Op: control.OpClose, ID: c.ID, Clients: drain}, nil)
+			if err != nil && !strings.Contains(err.Error(), "no such connection") {
+				t.Error(err)
+			}
+		}
+		if i%5 == 0 {
+			s.Signal(syscall.SIGHUP)
+		}
+	}
+	stop.Store(true)
+	done.Wait()
+}
+
+// persist writes to a stretch of an export, over one connection after the other, and
+// reads what was answered.
+func persist(t *testing.T, uri string, off int64, stop *atomic.Bool, answered *atomic.Int64) {
+	page, got := make([]byte, 4096), make([]byte, 4096)
+	for n := 0; !stop.Load() && !t.Failed(); {
+		c, err := client.Dial(t.Context(), uri, nil)
+		if err != nil { // refused while the export is being changed
+			runtime.Gosched()
+			continue
+		}
+		for !stop.Load() {
+			for i := range page {
+				page[i] = byte(n)
+			}
+			at := off + int64(n%16)*4096
+			if c.WriteAt(t.Context(), page, at, block.Flags(0)) != nil {
+				break
+			}
+			answered.Add(1)
+			if c.ReadAt(t.Context(), got, at) != nil {
+				break
+			}
+			if !bytes.Equal(got, page) {
+				t.Errorf("write %d was answered, and is not there", n)
+				return
+			}
+			n++
+		}
+		c.Close()
+	}
+}
+
+// TestLogs has a server log, rotates the log, prints and plays it.
+func TestLogs(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	s, _ := serve(t, "", "[a]\nexportname = memory:1M\ntransactionlog = "+log+"\ndatalog = true\n[copy]\nexportname = memory:1M\n")
+	c := dial(t, s, "a")
+	ctx := t.Context()
+	for i := range int64(40) {
+		if err := c.WriteAt(ctx, bytes.Repeat([]byte{byte(i + 1)}, int(4096+i*3000)), i*9000, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(c.WriteZeroes(ctx, 5000, 70000, 0), c.Trim(ctx, 0, 4096, 0), c.Flush(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(log, log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "ctl", "reload")
+	if err := c.WriteAt(ctx, []byte("the last write"), 100000, block.FUA); err != nil {
+		t.Fatal(err)
+	}
+	whole := make([]byte, 1<<20)
+	if err := c.ReadAt(ctx, whole, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	s.Stop()
+	s.Restart(t) // the contents are gone, the logs are there
+	defer s.Stop()
+	for _, name := range []string{log + ".1", log} {
+		if out := must(t, "trdump", name); !strings.Contains(out, "NBD_CMD_WRITE") || strings.Contains(out, "UNKNOWN") || strings.Contains(out, "missing") {
+			t.Errorf("%s holds\n%s", name, out)
+		}
+		for line := range strings.Lines(must(t, "trdump", "--json", name)) {
+			if !json.Valid([]byte(line)) {
+				t.Errorf("no JSON: %s", line)
+			}
+		}
+		if out := must(t, "trplay", name, s.URI("copy")); !strings.Contains(out, "changes of") {
+			t.Errorf("trplay prints %q", out)
+		}
+	}
+	played := make([]byte, 1<<20)
+	if err := dial(t, s, "copy").ReadAt(ctx, played, 0); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(played, whole) {
+		t.Error("the copy differs from what was logged")
+	}
+	// The same into an image, up to the first ten blocks.
+	image := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := must(t, "trplay", "-v", "--max-blocks", "10", log+".1", image); !strings.Contains(out, "stopped") || !strings.Contains(out, "NBD_CMD_WRITE of 4096 bytes at 0") {
+		t.Errorf("trplay prints %q", out)
+	}
+	got, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 1<<20)
+	copy(want, bytes.Repeat([]byte{1}, 4096))
+	copy(want[9000:], bytes.Repeat([]byte{2}, 1024))
+	if !bytes.Equal(got, want) {
+		t.Error("the image is not what the first blocks make of it")
+	}
+	refused(t, 1, "no such file", "trplay", log, "nbd+unix:///a?socket="+filepath.Join(t.TempDir(), "nobody"))
+}

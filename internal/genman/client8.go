@@ -1,0 +1,108 @@
+package main
+
+import (
+	"strings"
+
+	"nbd.example/nbd/internal/clientflags"
+)
+
+// client8 is nbd-client(8).
+func client8() string {
+	var r roff
+	r.line("TH", "NBD-CLIENT", "8", "", "nbd", "System Administration")
+	r.line("SH", "NAME")
+	r.text(`nbd-client - attach network block devices, and keep them attached`)
+	r.line("SH", "SYNOPSIS")
+	for i, u := range clientflags.Usages() {
+		if i > 0 {
+			r.line("br")
+		}
+		r.text("*nbd-client*" + strings.TrimPrefix(u, "nbd-client"))
+	}
+	r.line("SH", "DESCRIPTION")
+	r.text(`An NBD server exports files and disks. *nbd-client* attaches such an export as a block device of Linux, /dev/nbd0 for example, on which there can be anything that can be on a disk: a file system, also that of the root folder, or swap.
+
+Once the device can be used, the program prints its name, goes to the background, and keeps the device: when a connection dies, because the server was restarted or the network was gone, it connects again, as often as it takes. It compares what the server then says with what it said at first, and never puts another export, or another instance of it, under a device that is in use. Reads and writes wait meanwhile; see *--on-failure*. An error at the start is said on the terminal, and the exit status is not 0. The process stays in the foreground with *-n*, and where a service manager waits for its message (NOTIFY_SOCKET). If *nbd-client supervisor* runs, it keeps the device, and no process is added.
+
+Attaching what is attached already changes nothing, and prints the device that has it. It is the identifier (*-i*) that counts. Who names another device, and no identifier, gets a second one, whose identifier ends in # and the device's name.`)
+	r.line("SH", "OPERANDS")
+	r.item("host", `The server's name or address. Of a name with several addresses all are tried. An IPv6 address may stand in brackets, and a port behind a colon.`)
+	r.item("port", `Its TCP port, a number; `+clientflags.DefaultPort+` if it is left out.`)
+	r.item("device", `The kernel device: /dev/nbd0, nbd0, /dev/nb0 as in the first documentation, or a link to one. With "auto", or without it, the kernel chooses a free one or makes a new one.`)
+	r.item("URI", `nbd://host:port/export, nbds:// with TLS, nbd+unix:///export?socket=/path or nbds+unix://. Several URIs are addresses of the same export, and are tried in order.`)
+	r.item("path", `With -unix, the path of the server's socket. One that begins with @ is abstract.`)
+	r.item("nbdN", `One such word alone is a device that nbdtab(5) describes. Options on the command line hold against those of the table.`)
+	r.line("SH", "OPTIONS")
+	r.text(`Long options can be written with one dash or two, with their argument behind = or as the next word, and cut short as far as they are unique. Single letters can be joined.`)
+	for _, o := range clientflags.Options() {
+		if !o.Hidden && o.Takes(clientflags.Attach) {
+			r.item(o.Forms(), sentence(o.Help)+" "+o.More)
+		}
+	}
+	r.line("SH", "COMMANDS")
+	r.text(`A command is the first word of the command line. A server that is called like one of them is written as a URI (nbd://list/), with a dot at its end, or behind two dashes: nbd-client -- list /dev/nbd0. Devices can be named by their identifiers as well.`)
+	for _, c := range clientflags.Commands() {
+		text := sentence(c.Help) + " " + c.More
+		for _, o := range clientflags.Options() {
+			if !o.Hidden && !o.Takes(clientflags.Attach) && o.Takes(c.Name) {
+				text += "\n\n" + o.Forms() + ": " + sentence(o.Help) + " " + o.More
+			}
+		}
+		r.item(strings.TrimPrefix(c.Usage(), "nbd-client "), text)
+	}
+	clientMore(&r)
+	return r.String()
+}
+
+// clientMore writes the sections behind the options.
+func clientMore(r *roff) {
+	r.line("SH", "TLS")
+	r.text(`The server is verified, always, by its certificate: it must name the host, or what -tlshostname says, and be certified by somebody whom the system, or -cacertfile, trusts. The reference verified only with both of these options; who has used neither, with a certificate of his own making, names it by -cacertfile now.
+
+Between the kernel, which speaks no TLS, and the network, the process that keeps the device encrypts and decrypts. So with TLS a device waits when the process dies, until the next one connects anew.`)
+	r.line("SH", "SWAP")
+	r.text(`With *-swap* all is done that can be done outside of the kernel so that a device can be swapped on: the process that keeps it has its memory locked and of a fixed size. The kernel reserves memory for the sockets that it has got. What remains is vm.min_free_kbytes: Linux 6.1 keeps so little for packets that come in that swapping stalls on small machines. nbd-client says what to set, and sets it with *--raise-reserve*. A server on the same machine needs the same care.`)
+	r.line("SH", "WHEN A SERVER RESTARTS")
+	r.text(`Requests that were not sent yet go to the new connection at once. Those that were sent, and not answered, are sent again by the kernel only when the request timeout (*-timeout*, 30 s) has passed since they were sent. A smaller timeout shortens that; but a server that takes longer than it for one request, because its disk is slow or many clients come at once, is given up although it is only slow, and the request is done twice. Choose it above the longest time that the server may need for anything: for flushing its cache to a disk, several seconds.`)
+	r.line("SH", "WHEN THIS PROCESS ENDS")
+	r.text(`The device stays attached, and works for as long as its connections do. The next process takes it over: *nbd-client supervisor*, or whoever attaches the same again. After *nbd-client upgrade* it is the same process, with the same connections. Devices of the old interface (*-nonetlink*), and those that the process itself serves (*--serve*), are detached when it ends, and lost when it is killed.`)
+	r.line("SH", "SIGNALS")
+	r.item("SIGTERM", `The process ends. Its devices stay attached, but for those that need it, which are detached. Ignored with --ignore-term.`)
+	r.item("SIGINT", `Detach the devices and end; or, if one of them is in use, say so, and go on. A supervisor ends as after SIGTERM.`)
+	r.item("SIGHUP", `The supervisor reads nbdtab again, and attaches what is new there. Others ignore it.`)
+	r.line("SH", "EXIT STATUS")
+	r.item("0", `It is done; or the device is attached, and kept in the background.`)
+	r.item("1", `It could not be done, or the command line cannot be understood. For -check and status: the device is not attached.`)
+	r.item("2", `For -check and status: that could not be found out.`)
+	r.item("3", `For status: the device is attached, and waits for a connection.`)
+	r.item("4", `For wait: the time was over.`)
+	r.item("5", `For detach: the device is in use.`)
+	r.line("SH", "ENVIRONMENT")
+	r.item("NOTIFY_SOCKET, WATCHDOG_USEC", `Where to send READY, STATUS and WATCHDOG, see sd_notify(3). The process stays in the foreground.`)
+	r.item("LISTEN_FDS, LISTEN_FDNAMES", `Sockets of devices that the service manager has kept for the process that died (FileDescriptorStoreMax).`)
+	r.line("SH", "FILES")
+	r.item(clientflags.DefaultTab, `The table of devices, see nbdtab(5).`)
+	r.item(clientflags.DefaultState, `State of the kept devices, a file of JSON for each, and the sockets by which commands reach the processes that keep them.`)
+	r.item("/dev/disk/by-nbd", `Links to attached devices, by their identifiers, where the rules of udev are installed. What a file's name must not have is written as \xNN.`)
+	r.item("/usr/lib/systemd/system-generators/nbd-generator", `A link of this name to nbd-client is a generator of systemd: devices of nbdtab are attached when they are mounted.`)
+	r.line("SH", "EXAMPLES")
+	r.text(`Attach, mount, and detach again:`)
+	r.example(`nbd-client server -N disk /dev/nbd0
+mount /dev/nbd0 /mnt
+umount /mnt && nbd-client detach nbd0`)
+	r.text(`The same over TLS, on any free device:`)
+	r.example(`nbd-client nbds://server/disk -A /etc/ssl/ca.pem`)
+	r.text(`A file as a disk, and a copy of it that is forgotten:`)
+	r.example(`nbd-client --serve /srv/disk.img
+nbd-client --serve "/srv/disk.img | cow"`)
+	r.text(`Two servers that have the same disk, and errors after five minutes without either:`)
+	r.example(`nbd-client nbd://a/disk nbd://b/disk --on-failure=wait:5m`)
+	r.text(`Swap:`)
+	r.example(`nbd-client swapserver 2001 /dev/nbd1 -swap
+mkswap /dev/nbd1
+swapon /dev/nbd1`)
+	r.text(`What is attached:`)
+	r.example(`nbd-client list`)
+	r.line("SH", "SEE ALSO")
+	r.text(`*nbdtab(5)*, *nbd-server(8)*`)
+}

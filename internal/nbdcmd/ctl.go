@@ -1,0 +1,334 @@
+package nbdcmd
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"nbd.example/nbd/internal/control"
+)
+
+// DefaultSocket is the control socket that is asked if none is named.
+const DefaultSocket = "/run/nbd-server/control"
+
+// socketVariable names the control socket in the environment.
+const socketVariable = "NBD_CONTROL"
+
+// ctl is what all commands below ctl have in common.
+type ctl struct {
+	env    *Env
+	socket string
+	json   bool
+}
+
+func newCtl(env *Env) *cobra.Command {
+	x := &ctl{env: env}
+	c := &cobra.Command{
+		Use:   "ctl [--socket PATH] [--json] COMMAND ...",
+		Short: "look at a running nbd-server, and change it",
+		Long: `Looks at a running nbd-server, and changes what it serves, without a restart. The server must have been started with --control PATH, or have control = PATH in the section [generic] of its configuration. Who may use the socket is who may write to it: at first its owner alone.
+
+What is changed here lasts until the server ends, or reads its configuration again (SIGHUP, or nbd ctl reload): then it serves what the configuration says, and exports that were added here are removed.
+
+An export that is changed or removed may have clients. They stay, until they leave by themselves, unless --drain or --cut is given. --drain ends each connection when it has answered what the client has asked; a client that connects again, as the kernel's does when it is told to, loses nothing. --cut ends them at once.`,
+		Example: `  nbd ctl connections
+  nbd ctl add scratch exportname=memory:1G
+  nbd ctl change disk readonly=true --drain
+  nbd ctl remove scratch --cut
+  nbd ctl list --json`,
+	}
+	c.PersistentFlags().StringVarP(&x.socket, "socket", "s", "", "the `PATH` of the server's control socket (default $"+socketVariable+", or "+DefaultSocket+")")
+	c.PersistentFlags().BoolVar(&x.json, "json", false, "print JSON")
+	return group(c, x.status(), x.list(), x.connections(), x.close(), x.add(), x.change(), x.remove(), x.reload(), x.certs(), x.merge())
+}
+
+// do sends one request. If result is not nil, it is printed: as JSON if that was asked
+// for, else by table.
+func (x *ctl) do(cmd *cobra.Command, r control.Request, result any, table func()) error {
+	c, err := control.Dial(cmd.Context(), cmp.Or(x.socket, x.env.Getenv(socketVariable), DefaultSocket))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Do(cmd.Context(), r, result); err != nil {
+		return explain(err)
+	}
+	switch {
+	case result == nil:
+	case x.json:
+		e := json.NewEncoder(cmd.OutOrStdout())
+		e.SetIndent("", "  ")
+		return e.Encode(result)
+	default:
+		table()
+	}
+	return nil
+}
+
+// explain says what to do about an error of the server.
+func explain(err error) error {
+	var bad *control.Error
+	if !errors.As(err, &bad) {
+		return err
+	}
+	switch bad.Code {
+	case control.Exists:
+		return fmt.Errorf("%w; \"nbd ctl change\" changes it", err)
+	case control.NotFound:
+		return fmt.Errorf("%w; \"nbd ctl list\" and \"nbd ctl connections\" show what there is", err)
+	}
+	return err
+}
+
+func (x *ctl) status() *cobra.Command {
+	return command(&cobra.Command{
+		Use: "status", Short: "print what the server is", Args: cobra.NoArgs,
+		Long: `Prints the server's version and process, since when it serves, its configuration, and how many exports and connections it has.`,
+		RunE: runs(func(cmd *cobra.Command, _ []string) error {
+			var s control.Status
+			return x.do(cmd, control.Request{Op: control.OpStatus}, &s, func() { printStatus(cmd.OutOrStdout(), &s) })
+		}),
+	})
+}
+
+func (x *ctl) list() *cobra.Command {
+	return command(&cobra.Command{
+		Use: "list", Short: "list the exports", Args: cobra.NoArgs,
+		Long: `Lists the exports, with their states:
+
+serving: clients are let in.
+
+pending: it was changed; who uses it stays, new clients are refused until all have left, then the change is in force.
+
+removed: it was removed; who uses it stays.
+
+moving: its device is being opened anew, new clients wait.
+
+broken: making data stable has failed, so that written data may be lost; it can only be read. "nbd ctl change NAME" opens it anew, when the reason is gone.
+
+out of order: it could not be opened again.
+
+The size is missing where each client has a device of its own.`,
+		RunE: runs(func(cmd *cobra.Command, _ []string) error {
+			list := []control.Export{}
+			return x.do(cmd, control.Request{Op: control.OpList}, &list, func() { printExports(cmd.OutOrStdout(), list) })
+		}),
+	})
+}
+
+func (x *ctl) connections() *cobra.Command {
+	return command(&cobra.Command{
+		Use: "connections", Short: "list the connections", Args: cobra.NoArgs,
+		Long: `Lists the connections: from where, to which export, for how long, with which TLS and which holder of a certificate, how much was read and written, how many requests were answered with an error, and how many are not answered yet. A connection without an export is still negotiating.`,
+		RunE: runs(func(cmd *cobra.Command, _ []string) error {
+			list := []control.Connection{}
+			return x.do(cmd, control.Request{Op: control.OpConnections}, &list, func() { printConnections(cmd.OutOrStdout(), list, time.Now()) })
+		}),
+	})
+}
+
+func (x *ctl) close() *cobra.Command {
+	cut := false
+	c := &cobra.Command{
+		Use: "close [--cut] ID ...", Short: "close connections", Args: cobra.MinimumNArgs(1),
+		Long: `Closes connections, which are named by the numbers that "nbd ctl connections" shows. What the client has asked is answered first; with --cut it is not.`,
+		RunE: runs(func(cmd *cobra.Command, args []string) error {
+			var errs []error
+			for _, a := range args {
+				id, err := strconv.ParseUint(a, 10, 64)
+				if err != nil {
+					return fmt.Errorf("%q is no number of a connection; \"nbd ctl connections\" shows them", a)
+				}
+				r := control.Request{Op: control.OpClose, ID: id, Clients: control.Drain.String()}
+				if cut {
+					r.Clients = control.Cut.String()
+				}
+				errs = append(errs, x.do(cmd, r, nil, nil))
+			}
+			return errors.Join(errs...)
+		}),
+		ValidArgsFunction: x.complete(control.OpConnections),
+	}
+	c.Flags().BoolVar(&cut, "cut", false, "close at once")
+	return command(c)
+}
+
+// keys reads KEY=VALUE arguments.
+func keys(args []string) (map[string]string, error) {
+	m := make(map[string]string)
+	for _, a := range args {
+		key, value, ok := strings.Cut(a, "=")
+		if !ok || key == "" {
+			return nil, fmt.Errorf("%q is not of the form KEY=VALUE; the keys are those of an export in nbd-server(5)", a)
+		}
+		if _, again := m[key]; again {
+			return nil, fmt.Errorf("the key %s is given twice", key)
+		}
+		m[key] = value
+	}
+	return m, nil
+}
+
+// changes sends a request whose result are changes.
+func (x *ctl) changes(cmd *cobra.Command, r control.Request) error {
+	var done control.Changes
+	return x.do(cmd, r, &done, func() { printChanges(cmd.OutOrStdout(), &done) })
+}
+
+func (x *ctl) add() *cobra.Command {
+	return command(&cobra.Command{
+		Use: "add NAME KEY=VALUE ...", Short: "serve one more export", Args: cobra.MinimumNArgs(2),
+		Long: `Serves one more export. The keys are those of an export's section in the configuration file, see nbd-server(5); exportname, which says what to serve, must be among them. Relative paths start where the server was started.`,
+		Example: `  nbd ctl add disk2 exportname=/srv/disk2.img readonly=true
+  nbd ctl add scratch exportname=memory:1G maxconnections=1`,
+		RunE: runs(func(cmd *cobra.Command, args []string) error {
+			k, err := keys(args[1:])
+			if err != nil {
+				return err
+			}
+			return x.changes(cmd, control.Request{Op: control.OpAdd, Export: args[0], Keys: k})
+		}),
+	})
+}
+
+// clients are the flags that say what becomes of clients.
+type clients struct {
+	drain, cut bool
+	timeout    time.Duration
+}
+
+func (w *clients) flags(c *cobra.Command) {
+	c.Flags().BoolVar(&w.drain, "drain", false, "end the connections of the export when they have answered what was asked")
+	c.Flags().BoolVar(&w.cut, "cut", false, "end the connections of the export at once")
+	c.Flags().DurationVar(&w.timeout, "timeout", 30*time.Second, "how long to wait for connections to end, a `TIME` such as 30s or 5m")
+	c.MarkFlagsMutuallyExclusive("drain", "cut")
+}
+
+// fill puts the flags into a request.
+func (w *clients) fill(r *control.Request) error {
+	if w.timeout <= 0 || w.timeout > 24*time.Hour {
+		return fmt.Errorf("--timeout is %v; want more than 0, and 24h at most", w.timeout)
+	}
+	r.Seconds = w.timeout.Seconds()
+	switch {
+	case w.drain:
+		r.Clients = control.Drain.String()
+	case w.cut:
+		r.Clients = control.Cut.String()
+	}
+	return nil
+}
+
+func (x *ctl) change() *cobra.Command {
+	var w clients
+	c := &cobra.Command{
+		Use: "change [OPTION ...] NAME [KEY=VALUE ...]", Short: "change an export", Args: cobra.MinimumNArgs(1),
+		Long: `Gives an export other settings. Keys that are not named stay as they are; KEY= without a value takes one away. New clients find the change; for those that are there, see nbd-ctl(1) and --drain and --cut. If what is served changes, new clients are refused until the earlier ones have left.
+
+Without any key, an export whose state is broken is opened anew.`,
+		Example: `  nbd ctl change disk exportname=/srv/new.img --drain
+  nbd ctl change disk readonly=true authfile=`,
+		RunE: runs(func(cmd *cobra.Command, args []string) error {
+			k, err := keys(args[1:])
+			if err != nil {
+				return err
+			}
+			r := control.Request{Op: control.OpChange, Export: args[0], Keys: k}
+			if err := w.fill(&r); err != nil {
+				return err
+			}
+			return x.changes(cmd, r)
+		}),
+		ValidArgsFunction: x.complete(control.OpList),
+	}
+	w.flags(c)
+	return command(c)
+}
+
+func (x *ctl) remove() *cobra.Command {
+	var w clients
+	c := &cobra.Command{
+		Use: "remove [OPTION ...] NAME", Short: "serve an export no longer", Args: cobra.ExactArgs(1),
+		Long: `Serves an export no longer. Clients that are there stay until they leave, unless --drain or --cut is given: then the command waits for their end, and when it returns the device is closed.`,
+		RunE: runs(func(cmd *cobra.Command, args []string) error {
+			r := control.Request{Op: control.OpRemove, Export: args[0]}
+			if err := w.fill(&r); err != nil {
+				return err
+			}
+			return x.changes(cmd, r)
+		}),
+		ValidArgsFunction: x.complete(control.OpList),
+	}
+	w.flags(c)
+	return command(c)
+}
+
+func (x *ctl) reload() *cobra.Command {
+	return command(&cobra.Command{
+		Use: "reload", Short: "read the configuration again", Args: cobra.NoArgs,
+		Long: `Has the server read its configuration again, as SIGHUP does, and tells what has changed, or what is wrong with it. Exports that were added by "nbd ctl add" are removed, and what was changed by "nbd ctl change" is as the configuration says.`,
+		RunE: runs(func(cmd *cobra.Command, _ []string) error {
+			return x.changes(cmd, control.Request{Op: control.OpReload})
+		}),
+	})
+}
+
+func (x *ctl) certs() *cobra.Command {
+	return command(&cobra.Command{
+		Use: "certs", Short: "read keys and certificates again", Args: cobra.NoArgs,
+		Long: `Has the server read the files of its key, its certificate and its authorities again, for new connections. Nothing else of the configuration is read.`,
+		RunE: runs(func(cmd *cobra.Command, _ []string) error {
+			return x.do(cmd, control.Request{Op: control.OpCerts}, nil, nil)
+		}),
+	})
+}
+
+func (x *ctl) merge() *cobra.Command {
+	return command(&cobra.Command{
+		Use: "merge NAME", Short: "merge what an export with waitfile has collected", Args: cobra.ExactArgs(1),
+		Long: `Merges the changes that an export with waitfile has collected into what it stands before, as SIGUSR1 does for all exports. Clients are served meanwhile; the command does not wait for the end, which the server's log tells.`,
+		RunE: runs(func(cmd *cobra.Command, args []string) error {
+			return x.do(cmd, control.Request{Op: control.OpMerge, Export: args[0]}, nil, nil)
+		}),
+		ValidArgsFunction: x.complete(control.OpList),
+	})
+}
+
+// complete completes the first argument by asking the server: what it does not
+// know, a shell completes as before.
+func (x *ctl) complete(op control.Op) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return func(cmd *cobra.Command, args []string, _ string) (words []string, _ cobra.ShellCompDirective) {
+		ctx := cmd.Context()
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		c, err := control.Dial(ctx, cmp.Or(x.socket, x.env.Getenv(socketVariable), DefaultSocket))
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer c.Close()
+		if op == control.OpConnections {
+			var list []control.Connection
+			c.Do(ctx, control.Request{Op: op}, &list)
+			for _, one := range list {
+				words = append(words, fmt.Sprintf("%d\t%s %s", one.ID, one.Client, one.Export))
+			}
+		} else if len(args) == 0 {
+			var list []control.Export
+			c.Do(ctx, control.Request{Op: op}, &list)
+			for _, one := range list {
+				words = append(words, one.Name+"\t"+one.State)
+			}
+		}
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+}

@@ -1,0 +1,145 @@
+// Package nbdcmd is the program nbd: a tree of commands. cmd/nbd runs it, and
+// internal/genman makes manual pages of it, so that help and manual cannot differ.
+//
+// A command is a function that returns a *cobra.Command; it prints to what the
+// command has for output, and returns what went wrong. Its Short is a line of help, its
+// Long the description in the manual, its Example is indented by two spaces.
+package nbdcmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// Env is what the program has of the world, so that tests can give it another
+// one.
+type Env struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Getenv         func(string) string
+	Version        string
+}
+
+// System returns the world as it is.
+func System(version string) *Env {
+	return &Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version}
+}
+
+// Exit statuses.
+const (
+	exitOK    = 0
+	exitError = 1 // what was asked for could not be done
+	exitUsage = 2 // the command line cannot be understood
+)
+
+// Main runs the program and returns the status to exit with.
+func Main(ctx context.Context, args []string, env *Env) int {
+	root := New(env)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintf(env.Stderr, "nbd: %s\n", strings.ReplaceAll(err.Error(), "\n", "\nnbd: "))
+	var failed *failure
+	if errors.As(err, &failed) {
+		return exitError
+	}
+	fmt.Fprintf(env.Stderr, "nbd: usage: %s; \"%s --help\" explains it\n", cmd.UseLine(), cmd.CommandPath())
+	return exitUsage
+}
+
+// failure is an error of what a command does. All others are of the command line.
+type failure struct{ error }
+
+func (f *failure) Unwrap() error { return f.error }
+
+// runs makes a function that may fail the Run of a command.
+func runs(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := f(cmd, args); err != nil {
+			return &failure{err}
+		}
+		return nil
+	}
+}
+
+// New returns the tree of commands.
+func New(env *Env) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "nbd COMMAND ...",
+		Short: "tools for network block devices",
+		Long: `The tools of NBD, one command each: they control a running nbd-server, and read and replay its transaction logs.
+
+Servers and exports are named by NBD URIs, such as nbd://host/export or nbd+unix:///export?socket=/run/nbd.sock; with nbds:// and nbds+unix:// the connection is protected by TLS, and tls-certificates=DIR behind the ? names a folder with ca-cert.pem and, if the server asks for them, client-cert.pem and client-key.pem.`,
+		Version:       env.Version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetVersionTemplate("nbd {{.Version}}\n")
+	root.SetIn(env.Stdin)
+	root.SetOut(env.Stdout)
+	root.SetErr(env.Stderr)
+	root.CompletionOptions.HiddenDefaultCmd = false
+	group(root, newCtl(env), newTrdump(), newTrplay())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	return root
+}
+
+// command completes a command.
+func command(c *cobra.Command) *cobra.Command {
+	c.DisableFlagsInUseLine = true
+	c.Long = wrap(c.Long)
+	return c
+}
+
+// group completes a command that has others below it, and does nothing by itself.
+func group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
+	c.AddCommand(sub...)
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		text := fmt.Sprintf("there is no command %q", cmd.CommandPath()+" "+args[0])
+		if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+			text += fmt.Sprintf("; did you mean %q?", cmd.CommandPath()+" "+like[0])
+		}
+		return errors.New(text)
+	}
+	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	c.SuggestionsMinimumDistance = 2
+	return command(c)
+}
+
+// wrap breaks paragraphs into lines that fit into a terminal.
+func wrap(text string) string {
+	const width = 79
+	var b strings.Builder
+	for i, p := range strings.Split(text, "\n\n") {
+		if i > 0 {
+			b.WriteString("\n\n")
+		}
+		column := 0
+		for _, word := range strings.Fields(p) {
+			switch {
+			case column == 0:
+			case column+1+len(word) > width:
+				b.WriteByte('\n')
+				column = 0
+			default:
+				b.WriteByte(' ')
+				column++
+			}
+			b.WriteString(word)
+			column += len(word)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,174 @@
+package trlog
+
+import (
+	"time"
+
+	"nbd.example/nbd/proto"
+)
+
+// longData is the length from which what is written has a piece of its own, which
+// is filled without the lock, in bytes.
+const longData = 128 << 10
+
+// frontSize is room for the settings in front of a record, in bytes.
+const frontSize = 2 * proto.RequestSize
+
+// add logs a request, and its reply if it has been answered.
+func (l *Log) add(r *proto.Request, data []byte, answered bool, e proto.Errno) {
+	if uint64(len(data)) != r.Length || r.Command != proto.CmdWrite {
+		data = nil
+	}
+	n := pieces(r)
+	if n > maxPieces || answered && e != proto.OK && n > 1 {
+		// A length that was refused, or beyond all disks, is clipped.
+		n, r.Length = 1, maxPiece
+	}
+	records := n
+	if answered {
+		records++
+	}
+	if len(data) >= longData {
+		l.addLong(r, data, answered, e, records)
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.room(int(n)*proto.RequestSize + len(data) + proto.SimpleReplySize)
+	if p == nil {
+		l.lose(records)
+		return
+	}
+	p.b = l.appendSettings(p.b, r, data)
+	p.b = append(appendRequest(p.b, r), data...)
+	if answered {
+		p.b = proto.AppendSimpleReply(p.b, e, r.Cookie)
+	}
+	l.added(p, records)
+}
+
+// reply logs the answer to a request that is in the log.
+func (l *Log) reply(cookie uint64, e proto.Errno) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.room(proto.SimpleReplySize)
+	if p == nil {
+		l.lose(1)
+		return
+	}
+	p.b = l.appendSettings(p.b, nil, nil)
+	p.b = proto.AppendSimpleReply(p.b, e, cookie)
+	l.added(p, 1)
+}
+
+// addLong logs a write of much data, without keeping others from the log while
+// it is copied.
+func (l *Log) addLong(r *proto.Request, data []byte, answered bool, e proto.Errno, records uint64) {
+	l.mu.Lock()
+	ok := l.wait()
+	if ok {
+		l.queued += len(data) // the room is taken before the memory
+	} else {
+		l.lose(records)
+	}
+	l.mu.Unlock()
+	if !ok {
+		return
+	}
+	p := newPiece(frontSize + proto.RequestSize + len(data) + proto.SimpleReplySize)
+	p.b = append(appendRequest(p.b[:frontSize], r), data...)
+	if answered {
+		p.b = proto.AppendSimpleReply(p.b, e, r.Cookie)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queued -= len(data)
+	l.seal()
+	p.data, p.records = l.data, records
+	var front [frontSize]byte
+	settings := l.appendSettings(front[:0], r, data)
+	p.from = frontSize - len(settings)
+	copy(p.b[p.from:], settings)
+	l.stats.Records += records
+	l.push(p)
+	l.kick()
+}
+
+// room returns the piece that has room for settings and size bytes more, or nil
+// if there is none. The caller holds l.mu, which is given up for a while.
+func (l *Log) room(size int) *piece {
+	size += frontSize
+	for {
+		if l.closed {
+			return nil
+		}
+		if l.cur != nil {
+			if cap(l.cur.b)-len(l.cur.b) >= size {
+				return l.cur
+			}
+			l.seal()
+			l.kick()
+		}
+		if !l.wait() {
+			return nil
+		}
+		if l.cur == nil { // nobody else made one meanwhile
+			l.cur = newPiece(size)
+			l.cur.data = l.data
+		}
+	}
+}
+
+// wait waits for room in the queue, and reports whether there is some. The
+// caller holds l.mu, which is given up for a while.
+func (l *Log) wait() bool {
+	full := func() bool { return l.queued >= l.cfg.Buffer && !l.closed }
+	if !full() || l.stalled {
+		return !l.closed && !l.stalled
+	}
+	limit := time.Now().Add(l.cfg.Patience)
+	t := time.AfterFunc(l.cfg.Patience, func() {
+		l.mu.Lock()
+		l.cond.Broadcast()
+		l.mu.Unlock()
+	})
+	defer t.Stop()
+	for full() && !l.stalled {
+		if !time.Now().Before(limit) {
+			l.stalled = true
+			go l.cfg.Logger.Error("the disk of the transaction log does not keep up: records are lost until it does", "file", l.cfg.Name)
+			break
+		}
+		l.cond.Wait()
+	}
+	return !l.closed && !l.stalled
+}
+
+// appendSettings appends what must stand in front of r, which is nil for a reply.
+func (l *Log) appendSettings(b []byte, r *proto.Request, data []byte) []byte {
+	if l.missing > 0 {
+		b = appendLost(b, l.missing)
+		l.missing = 0
+	}
+	if r != nil && r.Command == proto.CmdWrite && r.Length > 0 && (data != nil) != l.data {
+		l.data = data != nil
+		b = appendDataLog(b, l.data)
+	}
+	return b
+}
+
+// added counts records that were appended to p, and sees to it that they get
+// written.
+func (l *Log) added(p *piece, records uint64) {
+	p.records += records
+	l.stats.Records += records
+	if !l.armed {
+		l.armed = true
+		l.timer.Reset(l.cfg.Delay)
+	}
+}
+
+// lose counts records that are not logged.
+func (l *Log) lose(records uint64) {
+	l.missing += records
+	l.stats.Lost += records
+}

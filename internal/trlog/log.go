@@ -1,0 +1,324 @@
+package trlog
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"nbd.example/nbd/proto"
+)
+
+// File is where a log is written to. An *os.File is one.
+type File interface {
+	io.ReadWriteSeeker
+	io.Closer
+	Stat() (fs.FileInfo, error)
+	Truncate(size int64) error
+}
+
+// OpenFlags are the flags that a log's file is opened with.
+const OpenFlags = os.O_RDWR | os.O_CREATE | appending
+
+// OpenMode is the mode of a log that is created: it may hold what others must
+// not read.
+const OpenMode fs.FileMode = 0o600
+
+// Config says how to write a log.
+type Config struct {
+	// Name of the file, for messages.
+	Name string
+	// Open opens the file with [OpenFlags]. It is called at once, and by [Log.Reopen].
+	Open func() (File, error)
+	// Data says that the file begins with SET_DATALOG, so that what is written
+	// follows writes. Each [Tap] has a word of its own in this; where they differ,
+	// settings stand between the records.
+	Data bool
+	// Buffer bounds the bytes that are gathered, with one request more. 0 means
+	// 8 MiB.
+	Buffer int
+	// Delay is how long records are gathered. 0 means 200 ms.
+	Delay time.Duration
+	// Patience is how long a request waits for a disk that does not take what is
+	// gathered. 0 means 250 ms.
+	Patience time.Duration
+	// Logger is told when the log cannot be written, and when it can again. Nil
+	// discards that.
+	Logger *slog.Logger
+}
+
+// Log writes a transaction log. Its methods may be called concurrently.
+type Log struct {
+	cfg Config
+
+	mu      sync.Mutex
+	cond    sync.Cond // room in the queue, or something has been written
+	cur     *piece    // being filled
+	queue   []*piece  // to be written
+	queued  int       // bytes of queue, and of what is being written
+	sealed  uint64    // pieces that were ever in queue
+	done    uint64    // of these, those that were written, or lost
+	data    bool      // the setting at the end of cur
+	missing uint64    // records that were lost since the last one in cur
+	stalled bool      // the disk does not move: nobody waits for it
+	writing bool      // there is a goroutine that writes
+	due     bool      // it takes cur too
+	armed   bool      // timer will set due
+	closed  bool
+	timer   *time.Timer
+	stats   Stats
+
+	w writer // belongs to the goroutine that writes
+}
+
+// Stats is what a log has done.
+type Stats struct {
+	Records uint64 // written, or on their way
+	Lost    uint64 // records that are missing, because the disk was full or too slow
+}
+
+// Open opens a log, and continues what is in the file. The caller must Close it.
+func Open(cfg Config) (*Log, error) {
+	cfg.Buffer = cmp.Or(cfg.Buffer, 8<<20)
+	cfg.Delay = cmp.Or(cfg.Delay, 200*time.Millisecond)
+	cfg.Patience = cmp.Or(cfg.Patience, 250*time.Millisecond)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	l := &Log{cfg: cfg, data: cfg.Data}
+	l.cond.L = &l.mu
+	l.timer = time.AfterFunc(time.Hour, l.expired)
+	l.timer.Stop()
+	l.w.log, l.w.name = cfg.Logger, cfg.Name
+	f, fresh, err := open(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	l.w.file, l.w.latest = f, f
+	if cfg.Data || !fresh {
+		l.cur = newPiece(0)
+		l.cur.data = cfg.Data
+		l.cur.b = appendDataLog(l.cur.b, cfg.Data)
+		l.Flush()
+	}
+	return l, nil
+}
+
+// open opens the file and looks at what is in it. It reports whether that is
+// nothing.
+func open(cfg *Config) (f File, fresh bool, err error) {
+	if f, err = cfg.Open(); err != nil {
+		return nil, false, fmt.Errorf("transaction log: %w", err)
+	}
+	fresh, err = repair(f, cfg)
+	if err == nil && !fresh {
+		_, err = f.Seek(0, io.SeekEnd) // for systems where OpenFlags does not see to that
+	}
+	if err != nil {
+		f.Close()
+		return nil, false, fmt.Errorf("transaction log %s: %w", cfg.Name, err)
+	}
+	return f, fresh, nil
+}
+
+// repair prepares a log for being continued: half a record at its end is cut off.
+func repair(f File, cfg *Config) (fresh bool, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	if !info.Mode().IsRegular() || info.Size() == 0 {
+		return true, nil
+	}
+	if ended, err := marked(f, info.Size()); ended || err != nil {
+		return false, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return false, err
+	}
+	r, last := NewReader(f), int64(0)
+	for {
+		rec, err := r.Next()
+		switch {
+		case err == io.EOF:
+			return false, nil
+		case errors.Is(err, ErrTruncated):
+			whole := r.at
+			if r.left > 0 { // in the data of the last one
+				whole = last
+			}
+			cfg.Logger.Warn("the transaction log ended in the middle of a record, which was cut off", "file", cfg.Name, "bytes", info.Size()-whole)
+			return whole == 0, f.Truncate(whole)
+		case err != nil:
+			return false, err
+		case rec.Kind == Garbage && rec.At == 0:
+			return false, errors.New("the file is no transaction log; remove it, or name another one")
+		}
+		last = rec.At
+	}
+}
+
+// marked reports whether a log was closed in order, and says so.
+func marked(f File, size int64) (bool, error) {
+	if size < endLength {
+		return false, nil
+	}
+	if _, err := f.Seek(size-proto.RequestSize, io.SeekStart); err != nil {
+		return false, err
+	}
+	var end [proto.RequestSize]byte
+	if _, err := io.ReadFull(f, end[:]); err != nil {
+		return false, err
+	}
+	for _, on := range []uint32{0, 1} {
+		if bytes.Equal(end[:], appendSetting(nil, settingDataLog, cookieEnd, fromReference, on)) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// mark appends the mark of a long log that is closed in order.
+func (w *writer) mark(on bool) {
+	end, err := w.file.Seek(0, io.SeekEnd)
+	if err != nil || end < endLength || w.failing {
+		return // whoever continues the log reads it
+	}
+	value := uint32(0)
+	if on {
+		value = 1
+	}
+	if w.append(appendSetting(nil, settingDataLog, cookieEnd, fromReference, value)) != nil {
+		w.untear()
+	}
+}
+
+// Tap returns what tells the log of requests, with what is written if data is
+// true.
+func (l *Log) Tap(data bool) *Tap { return &Tap{l, data} }
+
+// Stats returns what the log has done.
+func (l *Log) Stats() Stats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stats
+}
+
+// Flush returns when all records of before the call were written, or lost.
+func (l *Log) Flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seal()
+	for target := l.sealed; l.done < target; {
+		l.kick()
+		l.cond.Wait()
+	}
+}
+
+// Reopen opens the file anew, after somebody has renamed or removed it: records
+// from now on go to the new one. Where the file is the same it does nothing. If
+// it cannot be opened, the log goes on as it was.
+func (l *Log) Reopen() error {
+	same, err := l.inPlace()
+	if same || err != nil {
+		return err
+	}
+	f, fresh, err := open(&l.cfg)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return f.Close()
+	}
+	l.seal()
+	l.w.expect(f)
+	p := newPiece(0)
+	p.next, p.data = f, l.data
+	if l.data || !fresh {
+		p.b = appendDataLog(p.b, l.data)
+	}
+	l.push(p)
+	l.kick()
+	return nil
+}
+
+// inPlace reports whether the name of the log still stands for the file that is
+// written. It must not look into that file, which may change meanwhile.
+func (l *Log) inPlace() (bool, error) {
+	f, err := l.cfg.Open()
+	if err != nil {
+		return false, fmt.Errorf("transaction log: %w", err)
+	}
+	defer f.Close()
+	there, err := f.Stat()
+	if err != nil {
+		return false, fmt.Errorf("transaction log %s: %w", l.cfg.Name, err)
+	}
+	here, err := l.w.newest().Stat()
+	return err == nil && os.SameFile(here, there), nil
+}
+
+// closePatience bounds the wait for the disk at the end.
+const closePatience = 5 * time.Second
+
+// Close writes what is gathered and closes the file. A disk that does not take
+// it within a few seconds is not waited for.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil
+	}
+	l.closed = true
+	l.mu.Unlock()
+	l.timer.Stop()
+	done := make(chan struct{})
+	go func() {
+		l.Flush()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(closePatience):
+		return fmt.Errorf("transaction log %s: the disk does not take the last records", l.cfg.Name)
+	}
+	if n := l.Stats().Lost; n > 0 {
+		l.cfg.Logger.Warn("the transaction log is incomplete", "file", l.cfg.Name, "missing", n)
+	}
+	l.w.mark(l.data)
+	return l.w.file.Close()
+}
+
+// Tap is what the engine tells requests to. It has the methods of
+// transmission.Tap.
+type Tap struct {
+	l    *Log
+	data bool
+}
+
+// Payloads reports whether the log has what is written.
+func (t *Tap) Payloads() bool { return t.data }
+
+// Begun logs a request.
+func (t *Tap) Begun(r proto.Request, payload []byte) {
+	t.l.add(&r, payload, false, 0)
+	if r.Command == proto.CmdDisc {
+		t.l.expired()
+	}
+}
+
+// Ended logs a reply.
+func (t *Tap) Ended(cookie uint64, e proto.Errno) { t.l.reply(cookie, e) }
+
+// Answered logs a request and its reply.
+func (t *Tap) Answered(r proto.Request, payload []byte, e proto.Errno) {
+	t.l.add(&r, payload, true, e)
+}

@@ -1,0 +1,197 @@
+package trlog
+
+import (
+	"io"
+	"log/slog"
+	"sync"
+)
+
+// piece is a stretch of a log that is written at once: whole records.
+type piece struct {
+	b       []byte
+	from    int // b[from:] is to be written
+	records uint64
+	data    bool // the setting in front of it
+	next    File // not nil: from here on the log is in this file
+}
+
+// pieceSize is how much of a log is written at once, in bytes: a long write, and
+// what goes with it.
+const pieceSize = 256<<10 + 4<<10
+
+var pool sync.Pool // of *piece with room for pieceSize bytes
+
+// newPiece returns an empty piece with room for size bytes at least.
+func newPiece(size int) *piece {
+	if size <= pieceSize {
+		if p, _ := pool.Get().(*piece); p != nil {
+			return p
+		}
+		size = pieceSize
+	}
+	return &piece{b: make([]byte, 0, size)}
+}
+
+func (p *piece) put() {
+	if cap(p.b) == pieceSize {
+		*p = piece{b: p.b[:0]}
+		pool.Put(p)
+	}
+}
+
+// seal lets what was gathered be written. The caller holds l.mu.
+func (l *Log) seal() {
+	if l.cur != nil {
+		l.push(l.cur)
+		l.cur = nil
+	}
+}
+
+// push puts p into the queue. The caller holds l.mu.
+func (l *Log) push(p *piece) {
+	l.queue = append(l.queue, p)
+	l.queued += cap(p.b)
+	l.sealed++
+}
+
+// kick sees to it that the queue is written. The caller holds l.mu.
+func (l *Log) kick() {
+	if !l.writing {
+		l.writing = true
+		go l.run()
+	}
+}
+
+// expired lets all that was gathered be written now.
+func (l *Log) expired() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.armed, l.due = false, true
+	l.kick()
+}
+
+// run writes until there is nothing to write.
+func (l *Log) run() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		if l.due {
+			l.due = false
+			l.seal()
+		}
+		if len(l.queue) == 0 {
+			l.writing = false
+			return
+		}
+		p := l.queue[0]
+		l.queue[0] = nil
+		if l.queue = l.queue[1:]; len(l.queue) == 0 {
+			l.queue = nil
+		}
+		l.mu.Unlock()
+		ok := l.w.write(p)
+		l.mu.Lock()
+		if !ok {
+			l.stats.Records -= p.records
+			l.stats.Lost += p.records
+		}
+		l.queued -= cap(p.b)
+		l.done++
+		p.put()
+		if l.stalled && l.queued <= l.cfg.Buffer/2 {
+			l.stalled = false
+			go l.cfg.Logger.Info("the disk of the transaction log keeps up again", "file", l.cfg.Name, "missing", l.missing)
+		}
+		l.cond.Broadcast()
+	}
+}
+
+// writer writes pieces to the file, by one goroutine at a time.
+type writer struct {
+	log  *slog.Logger
+	name string
+	file File
+
+	missing uint64 // records that could not be written since the last that could
+	failing bool   // that was said
+	torn    int64  // bytes of half a record at the end of the file
+
+	mu     sync.Mutex
+	latest File // what file is, or will be once the queue is written
+}
+
+// expect notes the file that the log goes on in.
+func (w *writer) expect(f File) {
+	w.mu.Lock()
+	w.latest = f
+	w.mu.Unlock()
+}
+
+func (w *writer) newest() File {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.latest
+}
+
+// write writes p, or reports that its records are lost.
+func (w *writer) write(p *piece) bool {
+	if p.next != nil {
+		if err := w.file.Close(); err != nil {
+			w.log.Error("closing the old transaction log failed", "file", w.name, "error", err)
+		}
+		w.file, w.torn = p.next, 0
+	}
+	err := w.untear()
+	if err == nil {
+		if w.failing { // a setting may be among what is missing
+			err = w.append(appendDataLog(appendLost(nil, w.missing), p.data))
+		}
+		if err == nil {
+			err = w.append(p.b[p.from:])
+		}
+	}
+	if err != nil {
+		if undo := w.untear(); undo != nil && !w.failing {
+			w.log.Error("half a record cannot be taken from the end of the transaction log", "file", w.name, "error", undo)
+		}
+		w.missing += p.records
+		if !w.failing {
+			w.failing = true
+			w.log.Error("the transaction log cannot be written: records are lost until it can be; clients are served on", "file", w.name, "error", err)
+		}
+		return false
+	}
+	if w.failing {
+		w.log.Info("the transaction log can be written again", "file", w.name, "missing", w.missing)
+	}
+	w.failing, w.missing, w.torn = false, 0, 0
+	return true
+}
+
+// append writes b. What has been written counts as torn until all of a piece is.
+func (w *writer) append(b []byte) error {
+	n, err := w.file.Write(b)
+	w.torn += int64(n)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	return err
+}
+
+// untear takes half a piece from the end of the file.
+func (w *writer) untear() error {
+	if w.torn == 0 {
+		return nil
+	}
+	end, err := w.file.Seek(0, io.SeekEnd)
+	if err == nil {
+		err = w.file.Truncate(max(end-w.torn, 0))
+	}
+	if err == nil {
+		_, err = w.file.Seek(0, io.SeekEnd)
+	}
+	if err == nil {
+		w.torn = 0
+	}
+	return err
+}

@@ -1,0 +1,100 @@
+package vsocket
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"nbd.example/nbd/internal/testgate"
+)
+
+// loopback needs a kernel that connects a machine to itself by vsock: the module
+// vsock_loopback must be there.
+func loopback() testgate.Need {
+	return testgate.Own("vsock", func() string {
+		if _, err := os.Stat("/sys/module/vsock_loopback"); err != nil {
+			return "needs vsock to this machine itself (modprobe vsock_loopback)"
+		}
+		return ""
+	})
+}
+
+// TestListen needs no more than the family of sockets.
+func TestListen(t *testing.T) {
+	testgate.Requires(t, testgate.Own("vsock", func() string {
+		if _, err := os.Stat("/dev/vsock"); err != nil {
+			return "needs vsock: " + err.Error()
+		}
+		return ""
+	}))
+	l, err := Listen(Addr{Context: Any})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := l.Addr().(Addr)
+	if a.Port == 0 || !strings.HasPrefix(a.String(), "vsock:*:") {
+		t.Errorf("listens on %v", a)
+	}
+	if _, err := Listen(a); err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("listening twice: %v", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := l.Accept()
+		done <- err
+	}()
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("Accept succeeded on a closed listener")
+		}
+	case <-time.After(time.Minute):
+		t.Error("Accept does not come back from a closed listener")
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	testgate.Requires(t, loopback())
+	l, err := Listen(Addr{Context: Any})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			io.Copy(c, c)
+			c.Close()
+		}
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, err := Dial(ctx, Addr{1, l.Addr().(Addr).Port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if a, ok := c.RemoteAddr().(Addr); !ok || a.CID() != 1 {
+		t.Errorf("connected to %v", c.RemoteAddr())
+	}
+	b := make([]byte, 5)
+	if _, err := c.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != "hello" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if err := c.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(b); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a read past its deadline: %v", err)
+	}
+}

@@ -1,0 +1,210 @@
+package docs
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"nbd.example/nbd/internal/clientflags"
+	"nbd.example/nbd/internal/nbdconf"
+	"nbd.example/nbd/internal/testgate"
+	"nbd.example/nbd/test/harness"
+)
+
+// TestSideBySide tries the lines of the pages that have ours beside a peer's.
+func TestSideBySide(t *testing.T) {
+	for _, name := range []string{"coming-from-nbdkit.md", "coming-from-qemu-nbd.md"} {
+		p := readPage(t, name)
+		if len(p.rows) < 15 {
+			t.Errorf("%s has only %d lines", name, len(p.rows))
+		}
+		for i, r := range p.rows {
+			if len(r.spans) < 2 {
+				t.Errorf("%s: a row without two lines: %q", name, r.cells)
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/%d", strings.TrimSuffix(name, ".md"), i+1), func(t *testing.T) {
+				t.Parallel()
+				t.Logf("%s\n%s", r.spans[0], r.spans[1])
+				sideBySide(t, p, r.spans[0], r.spans[1])
+			})
+		}
+	}
+}
+
+func sideBySide(t *testing.T, p *page, theirs, ours string) {
+	words := strings.Fields(ours)
+	switch words[0] {
+	case "nbd-client": // attaching needs a kernel's module; that is tested elsewhere
+		if _, err := clientflags.Parse(words[1:]); err != nil {
+			t.Error(err)
+		}
+		return
+	case "nbd-server":
+	default:
+		t.Fatalf("what is %q?", ours)
+	}
+	if strings.Contains(ours, "vsock") {
+		// There is nobody to connect from; that is tested in a virtual machine.
+		if out := harness.Run(t, harness.PlainBinary(t), append(words[1:], "-o", "section")...); !strings.Contains(out, "exportname = memory:64M") {
+			t.Errorf("understood as\n%s", out)
+		}
+		return
+	}
+	if strings.Contains(ours, "user.conf") {
+		testgate.Requires(t, testgate.Root())
+	}
+	here := newPlace(t)
+	size := here.serve(p, ours)
+	if size <= 0 {
+		t.Errorf("%d bytes", size)
+	}
+	peer := strings.Fields(theirs)[0]
+	if testgate.Find(peer) == "" || strings.Contains(theirs, "/dev/") || strings.Contains(theirs, "--fork") {
+		return
+	}
+	there := newPlace(t)
+	if got := there.serve(p, theirs); got != size {
+		t.Errorf("%d bytes here, %d bytes by %s", size, got, peer)
+	}
+}
+
+// serve runs a server's line and returns how many bytes it serves.
+func (p *place) serve(pg *page, line string) int64 {
+	p.t.Helper()
+	secure := ""
+	if strings.Contains(line, "pki") || strings.Contains(line, "tls") {
+		secure = p.certificates()
+	}
+	words := strings.Fields(p.here(line))
+	listen := " " + strings.Join(words, " ")
+	switch {
+	case words[0] != "nbd-server":
+		if p.ports["2000"] == "" && !strings.Contains(line, "nbd.sock") { // their default
+			words = slices.Insert(words, 1, "-p", p.here("10809"))
+		}
+		return p.size(harness.Spawn(p.t, nil, words[0], words[1:]...), line, secure)
+	case !strings.Contains(listen, " -C "):
+		words = append(words, "-C", filepath.Join(p.dir, "none"))
+	default:
+		for _, path := range slices.Sorted(maps.Keys(pg.files)) {
+			text := strings.Replace(pg.files[path], "[generic]", "[generic]\n\tlistenaddr = 127.0.0.1\n\tport = 10809", 1)
+			p.write(strings.TrimPrefix(path, "/"), p.here(text))
+		}
+	}
+	if !slices.Contains(words, "-n") {
+		words = append(words, "-n") // the background is another test's
+	}
+	proc := harness.Spawn(p.t, nil, harness.PlainBinary(p.t), words[1:]...)
+	size := p.size(proc, line, secure)
+	proc.Stop()
+	return size
+}
+
+// TestReferencePage tries the lines of the page about the reference: keys of an
+// export, keys of [generic], and command lines.
+func TestReferencePage(t *testing.T) {
+	p := readPage(t, "coming-from-nbd-server.md")
+	tried := map[string]int{}
+	for i, r := range p.rows {
+		line := span.FindStringSubmatch(r.cells[0])
+		if line == nil {
+			t.Errorf("a row without a line: %q", r.cells)
+			continue
+		}
+		kind := "export"
+		if strings.HasPrefix(line[1], "nbd-server ") {
+			kind = "command"
+		} else if key, _, _ := strings.Cut(line[1], " "); isGeneric(key) && key != "listenaddr" && key != "port" && key != "force_tls" && key != "tlsonly" && key != "splice" || strings.Contains(line[1], "port = 10809") {
+			kind = "generic"
+		}
+		tried[kind]++
+		refused := strings.HasPrefix(strings.TrimSpace(r.cells[len(r.cells)-1]), "refused")
+		t.Run(strconv.Itoa(i+1), func(t *testing.T) {
+			t.Parallel()
+			t.Log(line[1])
+			here := newPlace(t)
+			if kind == "command" {
+				if size := here.serve(p, line[1]); size <= 0 {
+					t.Errorf("%d bytes", size)
+				}
+				return
+			}
+			here.configured(kind, line[1], refused || strings.Contains(r.cells[len(r.cells)-1], "; refused"))
+		})
+	}
+	for kind, least := range map[string]int{"export": 20, "generic": 5, "command": 5} {
+		if tried[kind] < least {
+			t.Errorf("only %d lines of kind %s", tried[kind], kind)
+		}
+	}
+}
+
+func isGeneric(key string) bool {
+	for _, k := range nbdconf.Keys(true) {
+		if k.Name == key {
+			return true
+		}
+	}
+	return false
+}
+
+// configured serves a configuration with some lines. If they are refused, in this place, it
+// wants that.
+func (p *place) configured(kind, line string, refused bool) {
+	p.t.Helper()
+	lines := p.here(strings.ReplaceAll(line, "; ", "\n"))
+	sock := filepath.Join(p.dir, "run", "test.sock")
+	generic, export := "unixsock = "+sock, ""
+	if kind == "generic" {
+		generic += "\n" + lines
+	} else {
+		export = lines
+	}
+	if strings.Contains(line, "listenaddr = 127") && kind == "generic" {
+		generic += "\nduallisten = true"
+	}
+	if strings.Contains(line, "tlsprio") {
+		p.certificates()
+		generic += p.here("\nkeyfile = /etc/pki/server-key.pem\ncertfile = /etc/pki/server-cert.pem")
+	}
+	if !strings.Contains(export, "exportname") {
+		name := "/srv/disk.img"
+		if strings.Contains(line, "multifile") {
+			name = "/srv/parts"
+		}
+		export = "exportname = " + p.here(name) + "\n" + export
+	}
+	p.write("config", "[generic]\n"+generic+"\n[disk]\n"+export+"\n")
+	if strings.Contains(line, "unixsock") {
+		sock = filepath.Join(p.dir, "run", "nbd.sock")
+	}
+	proc := harness.Spawn(p.t, nil, harness.PlainBinary(p.t), "-n", "-C", filepath.Join(p.dir, "config"))
+	if refused {
+		if err := proc.Wait(); err == nil || strings.Contains(proc.Log(), "serving exports") {
+			p.t.Errorf("it is served, though the page says that it is refused: %v", err)
+		}
+		return
+	}
+	conn, err := p.await(proc, sock)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	conn.Close()
+	uri := harness.UnixURI(sock, "disk")
+	size := strings.TrimSpace(sizeOf(p.t, uri))
+	if size == "0" {
+		p.t.Error("no bytes")
+	}
+	proc.Stop()
+}
+
+func (p *place) await(proc *harness.Process, sock string) (net.Conn, error) {
+	proc.AwaitListening("unix", sock)
+	return net.Dial("unix", sock)
+}
