@@ -23,8 +23,11 @@ type Driver interface {
 	// the caller's still: the driver has references of its own, and closing the
 	// caller's copies ends no connection (shutdown does).
 	Connect(ctx context.Context, a *Attach) (Index, error)
-	// Reconfigure changes an attached kernel device. See [Change] for what the
-	// driver does silently not do.
+	// Reconfigure changes an attached kernel device. Whether sockets were taken shows
+	// in their SO_SNDTIMEO, which the kernel sets to the device's Timeout when it
+	// takes one. So give the Timeout of the device along with sockets, also an
+	// unchanged one, and also when it is 0: the driver then uses another one for a
+	// moment. Without it, nil may be returned for sockets that were dropped.
 	Reconfigure(ctx context.Context, i Index, c *Change) error
 	// Disconnect asks the driver to let go of the export: it sends NBD_CMD_DISC and
 	// fails what waits. It returns before the device is really gone; see [Info.Gone].
@@ -39,8 +42,14 @@ type Driver interface {
 	// return are reported. The driver does not say which connection it was.
 	Watch(ctx context.Context, f func(Index)) error
 	// Info returns what the system tells of the device beyond the driver: size,
-	// process, identifier, requests in flight, holders.
+	// process, identifier, requests in flight, holders. It asks no driver, so it
+	// answers also while the driver hangs. [ErrNoDevice] if there is none.
 	Info(i Index) (*Info, error)
+	// Rescan opens the device once and closes it, which makes the kernel look for
+	// partitions anew: after Connect they appear, after Disconnect they go. Where udev
+	// runs it does that, too. It reads from the device, so it may wait for as long as
+	// there is no connection, or ctx ends; then the opening goes on by itself.
+	Rescan(ctx context.Context, i Index) error
 	// Can says what this driver is able to do.
 	Can() Abilities
 	// Close gives up the way to the driver. Devices stay attached, but for those of
@@ -87,15 +96,20 @@ type Attach struct {
 	Index Index
 	Any   bool // let the driver choose a free device, or make one; Index is not read
 
-	Size      int64 // of the export, in bytes; the driver rounds it down to blocks
+	// Size of the export in bytes. The kernel counts in sectors of 512 bytes and rounds
+	// down to them, not to blocks: a block at the end that is not whole cannot be used.
+	Size      int64
 	BlockSize int64 // logical block size in bytes: a power of two from 512 to the page size; 0 means 512
 	// Flags are the transmission flags as the server sent them.
 	Flags proto.TransmissionFlags
 
 	// Timeout is how long a request may wait for its reply before its connection is
 	// declared dead and the request is sent again on another one, in whole seconds,
-	// rounded up. 0 means that nothing is declared dead: after 30 s the driver only
-	// logs, and sends again what was on a connection that is dead anyway.
+	// rounded up. 0 means 30 s for a device with several connections, and with a single
+	// one that nothing is declared dead: every 30 s the driver only logs, and sends
+	// again what was sent on a connection in whose place there is another one now.
+	// What waits for a reply when its connection dies goes on waiting until this time
+	// is over: nothing else sends it again.
 	Timeout time.Duration
 	// DeadTimeout is how long requests wait for a new connection once all are dead, in
 	// whole seconds, rounded up, before they fail. 0 fails them at once.
@@ -112,10 +126,11 @@ type Attach struct {
 
 // Change is what NBD_CMD_RECONFIGURE takes. Zero values change nothing.
 //
-// The driver takes a new socket only in place of one that it knows to be dead, and
+// The kernel takes a new socket only in place of one that it knows to be dead, and
 // drops what it has no place for without a word. So: shut down the old one first, wait
-// for Watch, offer the new one, and see by traffic, or by the inode of the socket,
-// whether it was taken.
+// for Watch, and offer the new one. Reconfigure looks whether all of them were taken,
+// and returns [ErrNotTaken] if not: the first ones may have been. It can tell that for
+// certain only when Timeout is given; see [Driver.Reconfigure].
 type Change struct {
 	Sockets     []*os.File
 	Size        int64 // bytes; never while requests wait on a dead connection: the driver deadlocks
@@ -142,8 +157,11 @@ const (
 
 // Status is what NBD_CMD_STATUS tells of a device.
 type Status struct {
-	Index     Index
-	Connected bool // attached; its connections may all be dead
+	Index Index
+	// Connected says that the device is attached, or not yet gone because somebody has
+	// it open, or not attached and open: the driver does not tell these apart, Info
+	// does. Its connections may all be dead.
+	Connected bool
 }
 
 // Info is what the system tells of a kernel device.
@@ -154,13 +172,15 @@ type Info struct {
 	ReadOnly   bool   // as the block layer has it
 	PID        int    // of the process that attached it, 0 if it is not attached; 1 or another may have its number by now
 	Identifier string // what Attach.Identifier was
-	// Reads and Writes are the requests in flight that the block layer counts.
+	// Reads and Writes are the requests in flight that the block layer counts: those that
+	// wait for a reply. Those that wait for a connection are not among them.
 	Reads, Writes int
 	Partitions    []string // names, as nbd0p1
 	Holders       []string // names of block devices on top: dm-0, md0
 	Mounts        []string // where it, or a partition of it, is mounted, in this mount namespace
 	Swap          bool     // it, or a partition of it, is swapped on
-	Openers       []Opener // processes that have it open; nil where that cannot be seen
+	Openers       []Opener // processes that have it open; nil before System.AddOpeners
+	Node          bool     // /dev/nbdN is there
 }
 
 // Opener is a process that has a kernel device open.
@@ -186,6 +206,11 @@ var (
 	// ErrPermission: CAP_SYS_ADMIN and CAP_NET_ADMIN are needed, in the first network
 	// namespace.
 	ErrPermission = errors.New("not permitted: only root may attach kernel devices")
+	// ErrNotTaken: there are more sockets than dead connections in whose place they
+	// could be.
+	ErrNotTaken = errors.New("the kernel did not take the socket: it knows of no dead connection in whose place it could be")
+	// ErrIdentifier: the device was attached with another identifier.
+	ErrIdentifier = errors.New("the device has another identifier")
 	// ErrUnsupported: this driver cannot do that.
 	ErrUnsupported = errors.New("this driver cannot do that")
 )

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,10 @@ type Lab struct {
 	archive string // path of the initramfs
 	network bool
 	limit   time.Duration // of a scenario; 0 means runLimit
+	words   string        // further ones for the kernel's command line
+	memory  int           // MiB; 0 means 1024
+	disk    string        // path of an image that is the machine's first disk, or ""
+	patient time.Duration // how long a machine may take to come up; 0 means bootLimit
 	machine *machine
 	started int // machines so far
 }
@@ -134,7 +139,7 @@ func (l *Lab) boot(t testing.TB) {
 			t.Fatal(err)
 		}
 		l.machine = m
-		version, err := m.awaitReady()
+		version, err := m.awaitReady(cmp.Or(l.patient, bootLimit))
 		if err == nil {
 			t.Logf("kernel %s is up after %v", version, time.Since(begun).Round(100*time.Millisecond))
 			return
@@ -184,14 +189,18 @@ func (l *Lab) start() (*machine, error) {
 // one is patching.
 func (l *Lab) args(console string) []string {
 	args := []string{
-		"-M", "q35", "-cpu", "max", "-accel", "tcg,thread=single", "-smp", "2", "-m", "1024",
+		"-M", "q35", "-cpu", "max", "-accel", "tcg,thread=single", "-smp", "2",
+		"-m", strconv.Itoa(cmp.Or(l.memory, 1024)),
 		"-nodefaults", "-display", "none", "-no-reboot",
 		"-serial", "file:" + console, "-serial", "stdio",
 		"-kernel", l.kernel.Image, "-initrd", l.archive,
-		"-append", "console=ttyS0 quiet panic=-1 no_timer_check",
+		"-append", strings.TrimSpace("console=ttyS0 quiet panic=-1 no_timer_check " + l.words),
 	}
 	if l.network {
 		args = append(args, "-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile=")
+	}
+	if l.disk != "" {
+		args = append(args, "-drive", "if=virtio,format=raw,file="+l.disk)
 	}
 	return args
 }
@@ -218,7 +227,7 @@ func (m *machine) listen(out io.Reader) {
 
 // awaitReady waits until the agent says that it is there, and returns the version of
 // the kernel.
-func (m *machine) awaitReady() (string, error) {
+func (m *machine) awaitReady(most time.Duration) (string, error) {
 	select {
 	case e, ok := <-m.events:
 		if !ok {
@@ -228,8 +237,8 @@ func (m *machine) awaitReady() (string, error) {
 			return "", fmt.Errorf("the machine begins with %+v", e)
 		}
 		return e.Text, nil
-	case <-time.After(bootLimit):
-		return "", fmt.Errorf("the machine is not up after %v", bootLimit)
+	case <-time.After(most):
+		return "", fmt.Errorf("the machine is not up after %v", most)
 	}
 }
 

@@ -18,10 +18,12 @@ import (
 type Contents struct {
 	Init     string            // path of the built init
 	Server   string            // path of the built nbd-server
+	Client   string            // path of the built nbd-client, or "": see guest.ClientPath
 	Programs []string          // of this host, as testgate.Find finds them
 	Applets  []string          // of busybox, to be called by their own names
 	Files    []string          // other files of this host, by absolute path, if they exist
 	Modules  []string          // to be loaded, with what they depend on
+	OnDemand []string          // modules that are loaded when the kernel asks for them
 	Options  map[string]string // of modules, by their names
 	Network  bool              // a network with the host; see guest.HostAddress
 }
@@ -42,7 +44,11 @@ func WriteArchive(w io.Writer, k *Kernel, c Contents) error {
 	a.node("dev/console", 5, 1)
 	a.host("init", c.Init)
 	a.host("bin/nbd-server", c.Server)
+	if c.Client != "" {
+		a.host(strings.TrimPrefix(guest.ClientPath, "/"), c.Client)
+	}
 	a.link("sbin/modprobe", "/init")
+	a.file("etc/hosts", 0o644, []byte("127.0.0.1 localhost\n"))
 	for _, p := range c.Programs {
 		a.program(p)
 	}
@@ -189,11 +195,17 @@ func (a *archive) modules(k *Kernel, c Contents) {
 		a.fail(fmt.Errorf("%s: %w", k.Package, err))
 		return
 	}
+	eager := len(list)
+	if list, err = tree.load(append(names, c.OnDemand...)); err != nil {
+		a.fail(fmt.Errorf("%s: %w", k.Package, err))
+		return
+	}
 	plan := guest.Plan{Network: c.Network}
-	for _, m := range list {
+	for i, m := range list {
 		a.file(guest.ModulePath(m.name)[1:], 0o644, m.text)
 		plan.Modules = append(plan.Modules, guest.Module{
-			Name: m.name, Options: c.Options[m.name], Depends: m.depends, Aliases: m.aliases,
+			Name: m.name, Options: c.Options[m.name], Depends: append(m.depends, m.wishes...), Aliases: m.aliases,
+			Lazy: i >= eager,
 		})
 	}
 	text, err := json.Marshal(plan)

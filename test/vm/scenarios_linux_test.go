@@ -38,13 +38,13 @@ func contents(t *testing.T) Contents {
 	modules, options := scenarios.Modules()
 	dir := t.TempDir()
 	c := Contents{
-		Init: filepath.Join(dir, "init"), Server: filepath.Join(dir, "nbd-server"),
+		Init: filepath.Join(dir, "init"), Server: filepath.Join(dir, "nbd-server"), Client: filepath.Join(dir, "nbd-client"),
 		Programs: scenarios.Programs(), Files: scenarios.Files(),
 		Applets: []string{"sh"},
-		Modules: modules, Options: options, Network: true,
+		Modules: modules, OnDemand: scenarios.OnDemand(), Options: options, Network: true,
 	}
-	for pkg, path := range map[string]string{"nbd.example/nbd/test/vm/init": c.Init, "nbd.example/nbd/cmd/nbd-server": c.Server} {
-		if err := Build(t.Context(), pkg, path); err != nil {
+	for pkg, path := range map[string]string{"test/vm/init": c.Init, "cmd/nbd-server": c.Server, "cmd/nbd-client": c.Client} {
+		if err := Build(t.Context(), "nbd.example/nbd/"+pkg, path); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -59,8 +59,15 @@ func runSeries(t *testing.T, name string, c Contents) {
 	}
 	lab := NewLab(t, name, k, c)
 	for _, s := range scenarios.Table() {
-		if slices.Contains(s.Series, name) {
+		if slices.Contains(s.Series, name) && (!s.Long || asked(s.Name)) {
 			t.Run(s.Name, func(t *testing.T) {
+				lab := lab
+				if len(s.Programs) > 0 {
+					testgate.Requires(t, Need(s.Programs...))
+					own := c
+					own.Programs = append(slices.Clip(c.Programs), s.Programs...)
+					lab = NewLab(t, name+"-"+s.Name, k, own)
+				}
 				var args []string
 				if s.Host != nil {
 					args = s.Host(t)
@@ -69,6 +76,11 @@ func runSeries(t *testing.T, name string, c Contents) {
 			})
 		}
 	}
+}
+
+// asked reports whether -run names a scenario.
+func asked(scenario string) bool {
+	return strings.Contains(flag.Lookup("test.run").Value.String(), scenario)
 }
 
 // TestTable holds the table of scenarios to what the rest expects of it.

@@ -26,18 +26,29 @@ type Scenario struct {
 	// Host, if not nil, runs before, outside of the machine, and may start what the
 	// scenario needs there. What it returns are the scenario's Args.
 	Host func(testing.TB) []string
+	// Programs of the host that only this scenario needs. It gets a machine of its own.
+	Programs []string
+	// Long scenarios take longer than CI has. They run when -run names them.
+	Long bool
 }
 
 // agent runs scenarios, one at a time.
 type agent struct {
 	scenarios []Scenario
-	leftovers func(*T)   // fails a scenario that has left something behind
+	leftovers func(*T)   // fails a scenario that has left something behind; or nil
 	mu        sync.Mutex // for writing
 	w         io.Writer
 }
 
 // Agent runs the scenarios that the test outside asks for, until that one hangs up.
-func Agent(scenarios []Scenario) error {
+func Agent(scenarios []Scenario) error { return serveLine(scenarios, leftovers) }
+
+// AgentOfSystem is Agent in a machine that runs a whole system, whose processes and
+// mounts are none of a scenario's doing.
+func AgentOfSystem(scenarios []Scenario) error { return serveLine(scenarios, nil) }
+
+// serveLine is Agent. Each scenario is followed by leftovers, if that is not nil.
+func serveLine(scenarios []Scenario, leftovers func(*T)) error {
 	line, err := os.OpenFile(linePath, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return err
@@ -101,7 +112,9 @@ func (a *agent) run(c Command) {
 		defer close(done)
 		t.call(a.scenarios[i].Run)
 		t.cleanup()
-		t.call(a.leftovers)
+		if a.leftovers != nil {
+			t.call(a.leftovers)
+		}
 	}()
 	select {
 	case <-done:

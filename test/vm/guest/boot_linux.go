@@ -17,6 +17,10 @@ import (
 // AgentWord is the argument by which init knows that it is the agent.
 const AgentWord = "agent"
 
+// SystemAgentWord is the argument by which it knows that it is the agent in a system that
+// it has not booted.
+const SystemAgentWord = "system-agent"
+
 // life is how long a machine may run. It is for machines that nobody ends.
 const life = 30 * time.Minute
 
@@ -51,6 +55,9 @@ func boot() error {
 		return err
 	}
 	for _, m := range plan.Modules {
+		if m.Lazy {
+			continue
+		}
 		if err := m.load(); err != nil {
 			return err
 		}
@@ -119,8 +126,8 @@ func (m *Module) load() error {
 	return nil
 }
 
-// Modprobe loads the module that the kernel asks for by a name or an alias. All
-// modules are loaded at the start; the kernel asks also for many that nobody has.
+// Modprobe loads the module that the kernel asks for by a name or an alias, and what it
+// needs. The kernel asks also for many that nobody has.
 func Modprobe(args []string) error {
 	args = slices.DeleteFunc(args, func(a string) bool { return strings.HasPrefix(a, "-") })
 	plan, err := readPlan()
@@ -134,10 +141,26 @@ func Modprobe(args []string) error {
 			return ok
 		}
 		if m.Name == want || slices.ContainsFunc(m.Aliases, match) {
-			return m.load()
+			return plan.load(m.Name)
 		}
 	}
 	return fmt.Errorf("no module %s", args[0])
+}
+
+// load loads a module and those that it needs, which stand before it in the plan.
+func (p *Plan) load(name string) error {
+	for _, m := range p.Modules {
+		if m.Name != name {
+			continue
+		}
+		for _, d := range m.Depends {
+			if err := p.load(strings.ReplaceAll(d, "-", "_")); err != nil {
+				return err
+			}
+		}
+		return m.load()
+	}
+	return nil // built in
 }
 
 // HostAddress is the host, seen from a machine with a network: what is sent there

@@ -278,6 +278,13 @@ func (m *Mounted) Unmount() {
 	}
 }
 
+// Blocks returns how many blocks the file system has.
+func (m *Mounted) Blocks() uint64 {
+	var st unix.Statfs_t
+	m.t.Must(unix.Statfs(m.Dir, &st), "statfs")
+	return st.Blocks
+}
+
 // Sync writes out all that the file system has.
 func (m *Mounted) Sync() {
 	f, err := os.Open(m.Dir)

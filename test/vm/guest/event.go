@@ -87,7 +87,12 @@ type Module struct {
 	Options string
 	Depends []string
 	Aliases []string
+	Lazy    bool // loaded when the kernel asks for it, not at the start
 }
 
 // ModulePath returns where the machine has a module.
 func ModulePath(name string) string { return "/lib/modules/" + name + ".ko" }
+
+// ClientPath is where the machine has our nbd-client. The one on the search path is
+// Debian's.
+const ClientPath = "/opt/nbd/nbd-client"

@@ -105,15 +105,18 @@ func (t *T) Must(err error, what string) {
 
 // Await waits until what is so, and fails the scenario if that takes too long. It asks
 // again and again, for things of the kernel that tell nobody when they change.
-func (t *T) Await(what string, so func() bool) {
-	limit := time.After(awaitLimit)
+func (t *T) Await(what string, so func() bool) { t.AwaitFor(awaitLimit, what, so) }
+
+// AwaitFor is Await for what may take longer.
+func (t *T) AwaitFor(most time.Duration, what string, so func() bool) {
+	limit := time.After(most)
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
 	for !so() {
 		select {
 		case <-again.C:
 		case <-limit:
-			t.Fatalf("waited in vain for %v: %s", awaitLimit, what)
+			t.Fatalf("waited in vain for %v: %s", most, what)
 		}
 	}
 }

@@ -17,11 +17,16 @@ type Tree map[string][sha256.Size]byte
 func WriteTree(t *T, dir string, seed uint64, count int) Tree {
 	tree := Tree{}
 	for i := range count {
-		name := fmt.Sprintf("d%d/e%d/f%d", i%5, i%3, i)
-		size := []int{0, 1, 511, 4096, 10_000, 70_001, 300_000}[i%7]
-		tree.Write(t, dir, name, harness.Random(seed+uint64(i), size))
+		name, data := TreeFile(seed, i)
+		tree.Write(t, dir, name, data)
 	}
 	return tree
+}
+
+// TreeFile returns the name and contents of one of the files that WriteTree writes.
+func TreeFile(seed uint64, i int) (name string, data []byte) {
+	size := []int{0, 1, 511, 4096, 10_000, 70_001, 300_000}[i%7]
+	return fmt.Sprintf("d%d/e%d/f%d", i%5, i%3, i), harness.Random(seed+uint64(i), size)
 }
 
 // Write writes one file of the tree.

@@ -20,8 +20,18 @@ func main() {
 			os.Exit(1)
 		}
 	case len(os.Args) > 1 && os.Args[1] == guest.AgentWord:
-		if err := guest.Agent(slices.Concat(scenarios.Table(), scenarios.Broken())); err != nil {
+		if err := guest.Agent(slices.Concat(scenarios.Table(), scenarios.Little(), scenarios.Broken())); err != nil {
 			fmt.Fprintln(os.Stderr, "agent:", err)
+			os.Exit(1)
+		}
+	case len(os.Args) > 1 && os.Args[1] == guest.SystemAgentWord:
+		if err := guest.AgentOfSystem(scenarios.Root()); err != nil {
+			fmt.Fprintln(os.Stderr, "agent:", err)
+			os.Exit(1)
+		}
+	case len(os.Args) > 1 && os.Args[1] == guest.EatWord:
+		if err := guest.Eat(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "eat:", err)
 			os.Exit(1)
 		}
 	case os.Getpid() == 1:

@@ -26,6 +26,33 @@ func Table() []guest.Scenario {
 		{Name: "lost-flush", Series: all, Run: lostFlush},
 		{Name: "drain", Series: all, Run: drain},
 		{Name: "drain-ext4", Series: all, Run: drainExt4},
+		{Name: "restarts", Series: all, Run: restarts},
+		{Name: "frozen-server", Series: all, Run: frozen},
+		{Name: "stuck-disk", Series: all, Run: stuckDisk},
+		{Name: "lost-packets", Series: all, Run: dropped},
+		{Name: "moved-server", Series: all, Run: moved},
+		{Name: "crashed-client", Series: all, Run: crashedClient},
+		{Name: "bad-sector-kept", Series: all, Run: badSectorKept},
+		{Name: "grown", Series: all, Run: grown},
+		{Name: "peers", Series: []string{"6.12"}, Run: peers, Host: peersHost},
+		{Name: "tls", Series: all, Run: overTLS},
+		{Name: "times", Series: []string{"6.1"}, Run: times},
+		{Name: "fio", Series: []string{"6.12"}, Run: fio, Programs: []string{"fio"}},
+		{Name: "vsock", Series: all, Run: vsocks},
+		{Name: "many-restarts", Series: all, Run: manyRestarts, Long: true},
+		{Name: "client-forms", Series: all, Run: clientForms},
+		{Name: "client-life", Series: all, Run: clientLife},
+		{Name: "client-serve", Series: all, Run: clientServe},
+		{Name: "client-service", Series: all, Run: clientService},
+		{Name: "kernel-attach", Series: all, Run: kernelAttach},
+		{Name: "kernel-partitions", Series: all, Run: kernelPartitions},
+		{Name: "kernel-blocks", Series: all, Run: kernelBlocks},
+		{Name: "kernel-reconnect", Series: all, Run: kernelReconnect},
+		{Name: "kernel-rounds", Series: all, Run: kernelRounds},
+		{Name: "kernel-refusals", Series: all, Run: kernelRefusals},
+		{Name: "kernel-stuck", Series: all, Run: kernelStuck},
+		{Name: "kernel-nodes", Series: all, Run: kernelNodes},
+		{Name: "kernel-facts", Series: all, Run: kernelFacts},
 	}
 }
 
@@ -33,7 +60,7 @@ func Table() []guest.Scenario {
 // testgate.Find does.
 func Programs() []string {
 	return []string{"nbd-client", "mkfs.ext4", "e2fsck", "dmsetup", "fstrim", "blkdiscard", "blockdev",
-		"mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs", "mkfs.vfat", "fsck.vfat"}
+		"mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs", "mkfs.vfat", "fsck.vfat", "tc", "resize2fs"}
 }
 
 // Files returns other files of the host that these programs read, where they exist.
@@ -41,6 +68,11 @@ func Files() []string { return []string{"/etc/mke2fs.conf"} }
 
 // Modules returns the kernel modules that the scenarios use, and their options.
 func Modules() (names []string, options map[string]string) {
-	return []string{"nbd", "loop", "dm-mod", "crc32c_generic", "xfs", "btrfs", "vfat", "nls_cp437", "nls_ascii"},
+	return []string{"nbd", "loop", "dm-mod", "crc32c_generic", "vsock_loopback"},
 		map[string]string{"nbd": "nbds_max=4 max_part=4", "loop": "max_loop=4"}
+}
+
+// OnDemand returns the modules that the kernel loads when a scenario needs them.
+func OnDemand() []string {
+	return []string{"xfs", "btrfs", "vfat", "nls_cp437", "nls_ascii", "sch_netem"}
 }

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"nbd.example/nbd/internal/daemon"
+	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise"
+)
+
+// attach attaches one device, as the command line or nbdtab describes it.
+func (p *program) attach(ctx context.Context) int {
+	if r := p.resuming(); r != nil {
+		return p.resume(ctx, r)
+	}
+	if p.flags.Tab != "" {
+		if err := p.lookUp(); err != nil {
+			return p.fail(ctx, err)
+		}
+	}
+	spec, err := p.spec(p.flags)
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	switch {
+	case p.flags.NoSupervise || p.flags.PreInit:
+		return p.attachAlone(ctx, spec)
+	case p.child != nil:
+		return p.keepOne(ctx, spec)
+	}
+	if p.handsOver() {
+		if done, status := p.handOver(ctx, spec); done {
+			return status
+		}
+	}
+	if p.flags.SystemdMark && !marked(p.env.name) {
+		return p.mark()
+	}
+	if p.foreground() {
+		return p.keepOne(ctx, spec)
+	}
+	status, err := daemon.StartAs(p.env.name, p.args, p.env.stdout, p.env.stderr)
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	return status
+}
+
+// lookUp completes the flags by what nbdtab says of the device.
+func (p *program) lookUp() error {
+	t, err := p.table()
+	if err != nil {
+		return err
+	}
+	e, err := t.Find(p.flags.Tab)
+	if err != nil {
+		return err
+	}
+	p.flags = p.flags.Over(e.Flags)
+	return p.flags.Check()
+}
+
+// foreground reports whether this process itself keeps the device. A service manager
+// that waits for a message wants the process that it has started.
+func (p *program) foreground() bool {
+	return !daemon.Supported || p.flags.Foreground || p.env.getenv("NOTIFY_SOCKET") != ""
+}
+
+// handsOver reports whether a supervisor that runs as a service may keep the device.
+// Those that are kept in a special way need a process of their own.
+func (p *program) handsOver() bool {
+	f := p.flags
+	return !p.foreground() && !f.SystemdMark && !f.IgnoreTerm && !f.Swap && !f.NoNetlink
+}
+
+// handOver lets the supervisor attach the device that runs as a service, if one does.
+func (p *program) handOver(ctx context.Context, spec *supervise.Spec) (done bool, status int) {
+	c, err := supervise.Dial(ctx, supervise.ServicePath(p.dir()))
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return false, 0
+	case err != nil:
+		p.log.Debug("no supervisor to hand the device to", "error", err)
+		return false, 0
+	}
+	defer c.Close()
+	each := max(spec.ConnectTimeout, 10*time.Second)
+	limit := p.flags.Retry + time.Duration(len(spec.URIs))*each + patience
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer of the supervisor in %v", limit))
+	defer cancel()
+	st, err := p.attachAs(spec, func(spec *supervise.Spec) (*supervise.State, error) { return c.Attach(ctx, spec) })
+	if err != nil {
+		return true, p.fail(ctx, err)
+	}
+	p.log.Debug("the supervisor keeps the device", "pid", st.Process.PID)
+	return true, p.tell(p.printDevice(st.Device))
+}
+
+// attachAs attaches by try. The same export may be attached to another device already.
+// If the caller wants a certain device, and no certain identifier, that is no
+// contradiction: he gets a second one, which is identified by its name, too.
+func (p *program) attachAs(spec *supervise.Spec, try func(*supervise.Spec) (*supervise.State, error)) (*supervise.State, error) {
+	st, err := try(spec)
+	var attached *supervise.AttachedError
+	if errors.As(err, &attached) {
+		st, err = &attached.State, nil
+	}
+	if err != nil || spec.Device == "" || st.Device == spec.Device {
+		return st, err
+	}
+	if p.flags.Identifier != "" {
+		return nil, fmt.Errorf("%q is attached already, as %s, and not as %s: detach it first, or give the second one another identifier (-i)", st.Identifier, st.Device, spec.Device)
+	}
+	second := *spec
+	second.Identifier = st.Identifier + "#" + filepath.Base(spec.Device)
+	p.log.Debug("the export is attached a second time", "first", st.Device, "identifier", second.Identifier)
+	st, err = try(&second)
+	if errors.As(err, &attached) {
+		st, err = &attached.State, nil
+	}
+	if err == nil && st.Device != spec.Device {
+		err = fmt.Errorf("%q is attached already, as %s", st.Identifier, st.Device)
+	}
+	return st, err
+}
+
+// printDevice prints which device it is.
+func (p *program) printDevice(path string) error {
+	_, err := fmt.Fprintln(p.env.stdout, path)
+	return err
+}
+
+// keepOne attaches a device and keeps it, in this process.
+func (p *program) keepOne(ctx context.Context, spec *supervise.Spec) int {
+	k, err := p.newKeeper(ctx, p.flags.Swap)
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	defer k.end()
+	k.listen()
+	limit, cancel := ctx, context.CancelFunc(func() {})
+	if p.flags.Retry > 0 {
+		limit, cancel = context.WithTimeoutCause(ctx, p.flags.Retry, fmt.Errorf("no server in %v", p.flags.Retry))
+	}
+	defer cancel()
+	stop := k.stopOnSignal(&limit)
+	var own *supervise.Device
+	st, err := p.attachAs(spec, func(spec *supervise.Spec) (*supervise.State, error) {
+		d, err := k.s.Attach(limit, spec)
+		if err != nil {
+			return nil, err
+		}
+		own = d
+		st := d.Status()
+		return &st, nil
+	})
+	stop()
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	if own == nil { // another process keeps it
+		return p.already(ctx, k, st)
+	}
+	if err := p.printDevice(st.Device); err != nil {
+		p.log.Warn("cannot print the device's name", "error", err)
+	}
+	return k.keep(ctx)
+}
+
+// already ends the process that found the device attached. Under a service manager it
+// stays for as long as the device does, so that the service is what the device is.
+func (p *program) already(ctx context.Context, k *keeper, st *supervise.State) int {
+	p.log.Info(st.Device+" is attached already", "pid", st.Process.PID)
+	if err := p.printDevice(st.Device); err != nil {
+		return p.tell(err)
+	}
+	if k.notifier == nil {
+		return p.tell(p.child.Ready())
+	}
+	k.notifier.ready()
+	k.notifier.status(fmt.Sprintf("%s %s: kept by process %d", st.Device, st.Identifier, st.Process.PID))
+	t := time.NewTicker(alreadyLook)
+	defer t.Stop()
+	for {
+		if info, err := k.driver.Info(st.Index); errors.Is(err, kernel.ErrNoDevice) || err == nil && info.PID == 0 {
+			return exitOK
+		}
+		select {
+		case <-ctx.Done():
+			return exitOK
+		case sig := <-k.signals:
+			if sig == os.Interrupt || sig == syscall.SIGTERM {
+				return exitOK
+			}
+		case <-k.notifier.dog():
+			k.notifier.lives()
+		case <-t.C:
+		}
+	}
+}
+
+// alreadyLook is how often a process looks whether another one's device is still there.
+const alreadyLook = 2 * time.Second

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"nbd.example/nbd/handshake"
+	"nbd.example/nbd/internal/clientflags"
+	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/proto"
+	"nbd.example/nbd/supervise"
+	"nbd.example/nbd/uri"
+)
+
+// hints returns what can be done about an error, a line each.
+func (p *program) hints(ctx context.Context, err error) []string {
+	var busy *supervise.BusyError
+	switch {
+	case errors.As(err, &busy):
+		return []string{"end what uses it, or let --force break it"}
+	case is(err, kernel.ErrBusy):
+		return p.whoIsBusy(ctx)
+	case is(err, handshake.ErrUnknown, proto.RepErrUnknown.String()):
+		if strings.Contains(err.Error(), "the server has ") {
+			return []string{"name one of them by -N NAME"}
+		}
+		return p.offered(ctx)
+	}
+	for _, hint := range []func(error) string{p.kernelHint, p.serverHint, tlsHint, p.networkHint} {
+		if text := hint(err); text != "" {
+			return []string{text}
+		}
+	}
+	return nil
+}
+
+// kernelHint is about what the kernel refuses.
+func (p *program) kernelHint(err error) string {
+	switch {
+	case is(err, kernel.ErrNoModule):
+		return "load it: modprobe nbd max_part=16; at each boot: echo nbd >/etc/modules-load.d/nbd.conf"
+	case is(err, kernel.ErrPermission):
+		return "start it as root, in the first network namespace; containers need CAP_SYS_ADMIN and CAP_NET_ADMIN there"
+	case is(err, kernel.ErrNoDevice) && p.flags.Action == clientflags.Attach:
+		return "leave the device away, and the kernel chooses one; the module's parameter nbds_max says how many there are from the start"
+	}
+	return ""
+}
+
+// serverHint is about what the server refuses.
+func (p *program) serverHint(err error) string {
+	switch {
+	case is(err, handshake.ErrTLSRequired, proto.RepErrTLSReqd.String()):
+		return "the server needs TLS: add -x, and -A FILE unless the system trusts its certificate; in a URI write nbds in place of nbd"
+	case is(err, handshake.ErrPolicy, proto.RepErrPolicy.String()):
+		return "the server does not want this client, or does not list its exports: see allowlist and authfile there"
+	case is(err, handshake.ErrShutdown, proto.RepErrShutdown.String()):
+		return "the server is about to end: try again, or let --retry do so"
+	case errors.Is(err, handshake.ErrUnsupported) && p.flags.UsesTLS():
+		return "the server offers no TLS"
+	case is(err, handshake.ErrProtocol):
+		return "is it an NBD server that listens there? Servers from before 2010 speak the oldstyle negotiation, which has no names of exports; try -no-optgo with others"
+	case is(err, handshake.ErrHungUp):
+		return "the server has ended the connection without a word: does it allow this client? Its log tells"
+	}
+	return ""
+}
+
+// tlsHint is about certificates.
+func tlsHint(err error) string {
+	var (
+		authority x509.UnknownAuthorityError
+		host      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		record    tls.RecordHeaderError
+		alert     tls.AlertError
+	)
+	switch {
+	case errors.As(err, &authority):
+		return "nobody whom this system trusts has certified the server: name the authority by -A FILE"
+	case errors.As(err, &host):
+		return "the certificate is for other names: name one of them by -H NAME, if you know that this is the server"
+	case errors.As(err, &invalid):
+		return "the server's certificate cannot be used: is this machine's clock right?"
+	case errors.As(err, &record):
+		return "what answers there does not speak TLS"
+	case errors.As(err, &alert):
+		return "the server has refused the TLS session: does it want a certificate of the client (-F and -K)?"
+	}
+	return ""
+}
+
+// networkHint is about the way to the server.
+func (p *program) networkHint(err error) string {
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &dns):
+		return "is the name right? Commands are the first word of the command line, see --help"
+	case is(err, syscall.ECONNREFUSED):
+		return "nobody listens there: is nbd-server running, and is that its port? The default is " + clientflags.DefaultPort
+	case errors.Is(err, fs.ErrNotExist) && p.flags.Unix:
+		return "there is no such socket: is the server running, and is that its unixsock?"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "--connect-timeout gives a slow server more time, --retry waits for one that comes later"
+	}
+	return ""
+}
+
+// is reports whether err is target. One that comes from another process, the supervisor,
+// is only a text: then words that target's errors have tell it.
+func is(err, target error, words ...string) bool {
+	if errors.Is(err, target) {
+		return true
+	}
+	for _, w := range append(words, target.Error()) {
+		if strings.Contains(err.Error(), w) {
+			return true
+		}
+	}
+	return false
+}
+
+// whoIsBusy says who has the device that the command line names.
+func (p *program) whoIsBusy(ctx context.Context) (list []string) {
+	name := p.flags.Device
+	if name == "" && len(p.flags.Devices) > 0 {
+		name = p.flags.Devices[0]
+	}
+	if name == "" {
+		return nil
+	}
+	d, err := p.find(ctx, name)
+	if err != nil {
+		return nil
+	}
+	if d.state != nil {
+		list = append(list, fmt.Sprintf("%s has %s attached, kept by process %d", d.index.Path(), printable(d.state.Identifier), d.state.Process.PID))
+	} else if d.info != nil && d.info.PID != 0 {
+		list = append(list, fmt.Sprintf("%s was attached by process %d", d.index.Path(), d.info.PID))
+	}
+	if users := usersOf(d.info); users != "" {
+		list = append(list, d.index.Path()+" is in use: "+users)
+	}
+	return append(list, "leave the device away, and the kernel chooses a free one; nbd-client list shows all")
+}
+
+// usersOf says who uses a device, or "".
+func usersOf(i *kernel.Info) string {
+	if i == nil {
+		return ""
+	}
+	return printable(i.Users())
+}
+
+// offered says which exports the server of the command line has.
+func (p *program) offered(ctx context.Context) []string {
+	spec, err := p.spec(p.flags)
+	if err != nil || len(spec.URIs) == 0 {
+		return nil
+	}
+	u, err := uri.Parse(spec.URIs[0])
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	list, err := p.list(ctx, u, spec)
+	if err != nil {
+		return []string{"the server does not say which exports it has; name one by -N NAME"}
+	}
+	const most = 20
+	var names []string
+	for _, e := range list[:min(most, len(list))] {
+		names = append(names, fmt.Sprintf("%.80q", e.Export))
+	}
+	if len(list) > most {
+		names = append(names, fmt.Sprintf("and %d more", len(list)-most))
+	}
+	if len(names) == 0 {
+		return []string{"the server lists no export"}
+	}
+	return []string{"the server has: " + strings.Join(names, ", ") + "; name one by -N NAME"}
+}

@@ -1,0 +1,335 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"nbd.example/nbd/internal/memlock"
+	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise"
+)
+
+// keeper is a process that keeps devices.
+type keeper struct {
+	p       *program
+	s       *supervise.Supervisor
+	driver  kernel.Driver
+	signals <-chan os.Signal
+	self    string // this program's file
+	// background says that the process has no terminal; swap that it is prepared for it.
+	background, swap bool
+	notifier         *notifier
+	// service says that the process stays when there is nothing to keep.
+	service bool
+	stopped func()
+	again   func() // what SIGHUP does; nil for nothing
+
+	followed map[*supervise.Device]bool
+	changed  chan struct{}
+	// look ticks where devices may come that nobody tells of.
+	look <-chan time.Time
+}
+
+// closeLimit bounds the end of a supervisor.
+const closeLimit = 20 * time.Second
+
+// newKeeper opens the driver and starts to supervise. Before, it prepares for swap if it
+// is told to.
+func (p *program) newKeeper(ctx context.Context, swap bool) (*keeper, error) {
+	k := &keeper{p: p, swap: swap, background: p.child != nil, followed: map[*supervise.Device]bool{}, changed: make(chan struct{}, 1)}
+	k.listenToSignals()
+	if swap {
+		warnings, err := memlock.Lock(memlock.Options{RaiseReserve: p.flags.RaiseReserve})
+		for _, w := range warnings {
+			p.log.Warn(w.String())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("prepare for swap: %w", err)
+		}
+		p.warnOfTLS()
+	}
+	var err error
+	if k.self, err = os.Executable(); err != nil {
+		p.log.Debug("this process cannot be upgraded", "error", err)
+	}
+	if k.driver, err = p.driver(ctx); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(p.dir(), 0o755); err != nil {
+		k.driver.Close()
+		return nil, fmt.Errorf("folder for state: %w", err)
+	}
+	k.s, err = supervise.New(supervise.Config{
+		Kernel: k.driver, Dir: p.dir(), Local: p.local, Log: p.log,
+		Inherited: p.env.inherited(), Store: supervise.SystemdStore(), Upgrade: k.upgrade,
+	})
+	if err != nil {
+		k.driver.Close()
+		return nil, err
+	}
+	k.notifier = newNotifier(p)
+	return k, nil
+}
+
+// warnOfTLS says what no program can help.
+func (p *program) warnOfTLS() {
+	if p.flags.UsesTLS() {
+		p.log.Warn("swapping over TLS can hang when memory is short: the network's memory is not reserved for the process that decrypts; better swap over a network that needs no TLS")
+	}
+}
+
+// end gives up what is left.
+func (k *keeper) end() {
+	if k.stopped != nil {
+		k.stopped()
+	}
+	if k.s != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+		defer cancel()
+		if err := k.s.Close(ctx, true); err != nil { // nothing, if it is closed already
+			k.p.logLines(err)
+		}
+	}
+	if k.driver != nil {
+		k.driver.Close()
+	}
+	k.notifier.end()
+	k.p.logs.Flush(time.Second)
+}
+
+// listenToSignals takes signals from now on.
+func (k *keeper) listenToSignals() {
+	if k.p.env.signals != nil {
+		k.signals = k.p.env.signals
+		return
+	}
+	c := make(chan os.Signal, 8)
+	signal.Notify(c, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	k.signals, k.stopped = c, func() { signal.Stop(c) }
+}
+
+// stopOnSignal lets a signal end ctx while the device is attached. The function that
+// it returns ends that.
+func (k *keeper) stopOnSignal(ctx *context.Context) (stop func()) {
+	inner, cancel := context.WithCancelCause(*ctx)
+	*ctx = inner
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case sig := <-k.signals:
+				if sig == os.Interrupt || sig == syscall.SIGTERM && !k.p.flags.IgnoreTerm {
+					cancel(fmt.Errorf("stopped: %v", sig))
+				}
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() { close(done); wg.Wait(); cancel(nil) }
+}
+
+// keep keeps the devices until none is left, or a signal comes.
+func (k *keeper) keep(ctx context.Context) int {
+	if k.background {
+		if !k.p.logs.ToSyslog() {
+			k.p.log.Warn("there is neither syslog nor a log of the kernel here: nothing will be logged")
+		}
+		if err := k.p.child.Ready(); err != nil {
+			k.p.log.Warn("the process that started this one is gone", "error", err)
+		}
+	}
+	k.p.logs.Started()
+	k.notifier.ready()
+	for {
+		k.follow()
+		k.notifier.status(k.statusText())
+		if done, status := k.finished(); done {
+			return status
+		}
+		select {
+		case <-ctx.Done():
+			return k.close(k.outlives(), context.Cause(ctx).Error())
+		case <-k.s.Done():
+			return exitOK
+		case <-k.changed:
+		case <-k.look:
+		case <-k.notifier.dog():
+			k.notifier.lives()
+		case sig := <-k.signals:
+			if done, status := k.signal(ctx, sig); done {
+				return status
+			}
+		}
+	}
+}
+
+// listen opens the control socket. Without it the device is kept all the same; commands
+// reach it through the kernel alone then.
+func (k *keeper) listen() {
+	if err := k.s.Listen(supervise.ControlPath(k.p.dir(), os.Getpid())); err != nil {
+		k.p.log.Warn("nobody will be able to speak with the process that keeps the device", "error", err)
+	}
+}
+
+// signal obeys a signal.
+func (k *keeper) signal(ctx context.Context, sig os.Signal) (done bool, status int) {
+	switch sig {
+	case syscall.SIGHUP:
+		if k.again != nil {
+			k.again()
+		}
+		return false, 0
+	case os.Interrupt:
+		// Somebody sits at the terminal: what he has attached he wants to be rid of.
+		if k.service {
+			return true, k.close(true, sig.String())
+		}
+		return k.detachAll(ctx)
+	}
+	if k.p.flags.IgnoreTerm {
+		k.p.log.Info("ignored: " + sig.String())
+		return false, 0
+	}
+	return true, k.close(k.outlives(), sig.String())
+}
+
+// outlives reports whether the devices are to live on without this process. Those of the
+// old interface cannot, and those that it serves itself wait for a next one, which only a
+// service is sure to have.
+func (k *keeper) outlives() bool {
+	if k.service || !k.driver.Can().Adopt {
+		return k.service
+	}
+	for _, d := range k.s.Devices() {
+		if d.Status().Spec.Serve != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// detachAll detaches everything, or says what is in use.
+func (k *keeper) detachAll(ctx context.Context) (done bool, status int) {
+	ctx, cancel := context.WithTimeout(ctx, closeLimit)
+	defer cancel()
+	for _, d := range k.s.Devices() {
+		if err := d.Detach(ctx, false); err != nil && !isDetached(err) {
+			k.p.logLines(err)
+			k.p.log.Info("it stays attached; SIGTERM ends this process and leaves it attached")
+			return false, 0
+		}
+	}
+	return true, k.close(true, "detached")
+}
+
+// close ends the supervisor.
+func (k *keeper) close(keep bool, why string) int {
+	k.p.log.Info("ends", "why", why)
+	k.notifier.stopping()
+	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+	defer cancel()
+	if err := k.s.Close(ctx, keep); err != nil {
+		k.p.logLines(err)
+		return exitError
+	}
+	return exitOK
+}
+
+// finished reports whether nothing is left to keep, and how that came.
+func (k *keeper) finished() (done bool, status int) {
+	if k.service {
+		return false, 0
+	}
+	for d := range k.followed {
+		select {
+		case <-d.Done():
+			if err := d.Err(); !isDetached(err) {
+				k.p.logLines(err)
+				status = exitError
+			}
+		default:
+			return false, 0
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+	defer cancel()
+	if err := k.s.Close(ctx, true); err != nil {
+		k.p.logLines(err)
+	}
+	return true, status
+}
+
+// isDetached tells ends of devices that are no fault.
+func isDetached(err error) bool {
+	for _, end := range []error{supervise.ErrDetached, supervise.ErrTakenAway, supervise.ErrHandedOver, supervise.ErrClosed} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return err == nil
+}
+
+// follow sends to k.changed when something happens to a device. Devices can come at any
+// time, through the control socket.
+func (k *keeper) follow() {
+	for _, d := range k.s.Devices() {
+		if k.followed[d] {
+			continue
+		}
+		k.followed[d] = true
+		k.p.env.announce(d.Index())
+		go func() {
+			for {
+				changed := d.Changed()
+				k.poke()
+				select {
+				case <-changed:
+				case <-d.Done():
+					k.poke()
+					return
+				}
+			}
+		}()
+	}
+	for d := range k.followed {
+		select {
+		case <-d.Done():
+			if k.service {
+				delete(k.followed, d)
+			}
+		default:
+		}
+	}
+}
+
+// poke wakes keep.
+func (k *keeper) poke() {
+	select {
+	case k.changed <- struct{}{}:
+	default:
+	}
+}
+
+// statusText is what the service manager shows.
+func (k *keeper) statusText() string {
+	devices := k.s.Devices()
+	if len(devices) == 1 {
+		st := devices[0].Status()
+		return fmt.Sprintf("%s %s: %s", st.Device, st.Identifier, st.Phase)
+	}
+	bad := 0
+	for _, d := range devices {
+		if d.Status().Phase != supervise.Attached {
+			bad++
+		}
+	}
+	return fmt.Sprintf("%d devices, %d of them not wholly connected", len(devices), bad)
+}

@@ -1,0 +1,384 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"nbd.example/nbd/internal/clientflags"
+	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise"
+)
+
+// manage does what is asked of devices that are attached.
+func (p *program) manage(ctx context.Context) int {
+	switch p.flags.Action {
+	case clientflags.List:
+		return p.listDevices(ctx)
+	case clientflags.Status:
+		return p.status(ctx)
+	case clientflags.Udev:
+		return p.udev(ctx)
+	case clientflags.Check:
+		return p.check(ctx)
+	case clientflags.Detach, clientflags.Disconnect:
+		return p.detach(ctx)
+	case clientflags.Resize:
+		return p.resize(ctx)
+	case clientflags.Wait:
+		return p.wait(ctx)
+	case clientflags.Upgrade:
+		return p.upgrade(ctx)
+	}
+	p.log.Error("nothing is known of the action " + string(p.flags.Action))
+	return exitError
+}
+
+// check is the reference's -c: 0 and the process's number, 1, or 2 after an error.
+func (p *program) check(ctx context.Context) int {
+	v, err := p.find(ctx, p.flags.Devices[0])
+	switch {
+	case errors.Is(err, kernel.ErrNoDevice), errors.Is(err, kernel.ErrNoModule):
+		return exitError
+	case err != nil:
+		p.fail(ctx, err)
+		return exitUnknown
+	case !v.connected:
+		return exitError
+	}
+	if _, err := fmt.Fprintln(p.env.stdout, v.process()); err != nil {
+		p.tell(err)
+		return exitUnknown
+	}
+	return exitOK
+}
+
+// detach detaches devices, each whatever became of the others. The exit status is that
+// of the first one that stays.
+func (p *program) detach(ctx context.Context) int {
+	driver, err := p.anyDriver()
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	defer driver.Close()
+	status := exitOK
+	for _, name := range p.flags.Devices {
+		err := p.detachOne(ctx, driver, name)
+		if err == nil {
+			continue
+		}
+		p.fail(ctx, fmt.Errorf("detach %s: %w", name, err))
+		if status == exitOK {
+			status = exitError
+			if errors.Is(err, kernel.ErrBusy) {
+				status = exitBusy
+			}
+		}
+	}
+	return status
+}
+
+func (p *program) detachOne(ctx context.Context, driver kernel.Driver, name string) error {
+	v, err := p.findWith(ctx, driver, name)
+	if err != nil {
+		return err
+	}
+	if !v.connected && !v.kept() {
+		p.log.Info(v.index.Path() + " is not attached")
+		return nil
+	}
+	// The reference's option detaches whatever happens on the device.
+	force := p.flags.Force || p.flags.Action == clientflags.Disconnect
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not gone after %v", patience))
+	defer cancel()
+	users := usersOf(v.info)
+	if users != "" && force {
+		p.log.Warn(v.index.Path() + " is in use: " + users)
+	}
+	if v.kept() {
+		done, err := p.detachKept(ctx, driver, v, force)
+		if err != nil && p.isGone(ctx, driver, v.index) {
+			// The process may have ended before it could answer.
+			return p.awaitGone(ctx, driver, v.index)
+		}
+		if done {
+			return err
+		}
+	}
+	if users != "" && !force {
+		return &supervise.BusyError{Info: *v.info}
+	}
+	if err := driver.Disconnect(ctx, v.index); err != nil && !errors.Is(err, kernel.ErrNotConnected) {
+		return err
+	}
+	return p.awaitGone(ctx, driver, v.index)
+}
+
+// keeperLimit bounds the wait for a process that runs, but does not listen yet: it has
+// been started, or starts anew.
+const keeperLimit = 10 * time.Second
+
+// detachKept asks the process that keeps the device. It reports whether there is one
+// that answers.
+func (p *program) detachKept(ctx context.Context, driver kernel.Driver, v *view, force bool) (done bool, err error) {
+	limit, cancel := context.WithTimeoutCause(ctx, keeperLimit, errTime)
+	defer cancel()
+	err = poll(limit, func() (bool, error) {
+		if !v.kept() {
+			return true, nil
+		}
+		again, err := p.askToDetach(ctx, v, force)
+		if !again {
+			done = true
+			return true, err
+		}
+		*v = *p.view(driver, kernel.Status{Index: v.index, Connected: v.connected}, p.states())
+		return false, nil
+	})
+	if errors.Is(err, errTime) {
+		p.log.Warn("the process that keeps the device does not listen", "pid", v.process())
+		return false, nil
+	}
+	return done, err
+}
+
+// askToDetach asks once. It reports whether to ask again.
+func (p *program) askToDetach(ctx context.Context, v *view, force bool) (again bool, err error) {
+	path := v.state.Control
+	if path == "" {
+		path = supervise.ControlPath(p.dir(), v.state.Process.PID)
+	}
+	c, err := supervise.Dial(ctx, path)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	err = c.Detach(ctx, v.index, force)
+	var busy *supervise.BusyError
+	switch {
+	case errors.As(err, &busy) && busy.Forced:
+		p.log.Warn(printable(busy.Error()))
+		return false, nil
+	case errors.Is(err, kernel.ErrNoDevice):
+		return true, nil // it has not adopted it yet
+	}
+	return false, err
+}
+
+// isGone reports whether the kernel has let go of a device.
+func (p *program) isGone(ctx context.Context, driver kernel.Driver, i kernel.Index) bool {
+	st, err := driver.Status(ctx, i)
+	return errors.Is(err, kernel.ErrNoDevice) || err == nil && !st.Connected
+}
+
+// awaitGone waits until nothing is left of an attachment. One that is detached, but
+// held by somebody, is a warning.
+func (p *program) awaitGone(ctx context.Context, driver kernel.Driver, i kernel.Index) error {
+	info, err := kernel.AwaitGone(ctx, driver, i)
+	if err != nil && info != nil && info.PID == 0 {
+		p.log.Warn(fmt.Sprintf("%s is detached, and still held: %s", i.Path(), usersOf(info)))
+		return nil
+	}
+	return err
+}
+
+// pollEvery is how often the kernel is asked for what it tells nobody.
+const pollEvery = 20 * time.Millisecond
+
+// poll asks until so is true, or fails, or ctx ends.
+func poll(ctx context.Context, so func() (bool, error)) error {
+	t := time.NewTicker(pollEvery)
+	defer t.Stop()
+	for {
+		if done, err := so(); done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-t.C:
+		}
+	}
+}
+
+// resize lets a device grow.
+func (p *program) resize(ctx context.Context) int {
+	driver, err := p.anyDriver()
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	defer driver.Close()
+	size, err := p.resizeOne(ctx, driver)
+	if err != nil {
+		return p.fail(ctx, fmt.Errorf("resize %s: %w", p.flags.Devices[0], err))
+	}
+	_, err = fmt.Fprintln(p.env.stdout, size)
+	return p.tell(err)
+}
+
+func (p *program) resizeOne(ctx context.Context, driver kernel.Driver) (int64, error) {
+	v, err := p.findWith(ctx, driver, p.flags.Devices[0])
+	if err != nil {
+		return 0, err
+	}
+	if !v.connected {
+		return 0, kernel.ErrNotConnected
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer in %v", patience))
+	defer cancel()
+	if v.kept() {
+		c, err := supervise.Dial(ctx, v.state.Control)
+		if err != nil {
+			return 0, fmt.Errorf("ask process %d, which keeps it: %w", v.state.Process.PID, err)
+		}
+		defer c.Close()
+		return c.Resize(ctx, v.index, p.flags.NewSize)
+	}
+	switch {
+	case p.flags.NewSize == 0:
+		return 0, errors.New("no process keeps it, so nobody can ask the server: give the size, which must be that of the export")
+	case v.info == nil:
+		return 0, errors.New("its size is not known")
+	case p.flags.NewSize < v.info.Size:
+		return 0, fmt.Errorf("it has %d bytes: it does not shrink", v.info.Size)
+	}
+	return p.flags.NewSize, driver.Reconfigure(ctx, v.index, &kernel.Change{Size: p.flags.NewSize, Identifier: v.info.Identifier})
+}
+
+// wait waits until a device can be used, or is gone.
+func (p *program) wait(ctx context.Context) int {
+	name := p.flags.Devices[0]
+	driver, err := p.anyDriver()
+	if errors.Is(err, kernel.ErrNoModule) && p.flags.Until == "gone" {
+		return exitOK
+	}
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	defer driver.Close()
+	if d := p.flags.Timeout; d != 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, max(d, 0), errTime)
+		defer cancel()
+	}
+	last := ""
+	err = poll(ctx, func() (bool, error) {
+		v, err := p.findWith(ctx, driver, name)
+		if errors.Is(err, kernel.ErrNoDevice) {
+			last = "there is no such device"
+			return p.flags.Until == "gone", nil
+		}
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause // in the middle of a question
+			}
+			return false, err
+		}
+		last = string(v.phase())
+		if p.flags.Until == "gone" {
+			return !v.connected && !v.kept() && (v.info == nil || v.info.Gone()), nil
+		}
+		return usable(v), nil
+	})
+	if errors.Is(err, errTime) {
+		p.log.Error(fmt.Sprintf("%s is not %s after %v: %s", name, p.flags.Until, max(p.flags.Timeout, 0), last))
+		return exitTimeout
+	}
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	return exitOK
+}
+
+var errTime = errors.New("the time is over")
+
+// usable reports whether requests to a device are answered.
+func usable(v *view) bool {
+	if !v.connected || v.info == nil || !v.info.Ready() {
+		return false
+	}
+	return !v.kept() || v.state.Phase == supervise.Attached || v.state.Phase == supervise.Degraded
+}
+
+// upgrade asks processes to start anew.
+func (p *program) upgrade(ctx context.Context) int {
+	sockets, err := p.controls(ctx)
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	if len(sockets) == 0 {
+		p.log.Info("no process keeps a device")
+	}
+	status := exitOK
+	for _, path := range sockets {
+		if err := p.upgradeOne(ctx, path); err != nil {
+			p.log.Error(fmt.Sprintf("upgrade the process at %s: %v", path, err))
+			status = exitError
+		}
+	}
+	return status
+}
+
+// controls returns the sockets of the processes that are meant.
+func (p *program) controls(ctx context.Context) (list []string, err error) {
+	add := func(path string) {
+		for _, have := range list {
+			if have == path {
+				return
+			}
+		}
+		list = append(list, path)
+	}
+	if len(p.flags.Devices) == 0 {
+		for _, s := range p.states() {
+			if s.Control != "" && s.Phase != supervise.Released && s.Process.Running() {
+				add(s.Control)
+			}
+		}
+		return list, nil
+	}
+	for _, name := range p.flags.Devices {
+		v, err := p.find(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if !v.kept() {
+			return nil, fmt.Errorf("%s: no process keeps it", v.index.Path())
+		}
+		add(v.state.Control)
+	}
+	return list, nil
+}
+
+// upgradeOne asks one process, and waits until the next program has taken over.
+func (p *program) upgradeOne(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it is not back after %v", patience))
+	defer cancel()
+	c, err := supervise.Dial(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Upgrade(ctx); err != nil {
+		// A process that starts anew cannot answer: it hangs up. One that does not is
+		// still there, and has said why.
+		if _, there := c.List(ctx); there == nil {
+			return err
+		}
+	}
+	return poll(ctx, func() (bool, error) {
+		next, err := supervise.Dial(ctx, path)
+		if err != nil {
+			return false, nil
+		}
+		defer next.Close()
+		states, err := next.List(ctx)
+		return err == nil && len(states) > 0, nil
+	})
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// notifier tells systemd how the process is, where it wants to know. A nil notifier
+// tells nobody.
+type notifier struct {
+	p      *program
+	last   string
+	ticker *time.Ticker
+}
+
+func newNotifier(p *program) *notifier {
+	if p.env.getenv("NOTIFY_SOCKET") == "" {
+		return nil
+	}
+	return &notifier{p: p}
+}
+
+func (n *notifier) send(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		n.p.log.Warn("cannot tell the service manager", "state", state, "error", err)
+	}
+}
+
+// ready says that the devices can be used.
+func (n *notifier) ready() {
+	if n == nil {
+		return
+	}
+	n.send("READY=1")
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err == nil && every > 0 {
+		n.ticker = time.NewTicker(every / 2)
+	}
+}
+
+// dog ticks when it is time to say that the process lives; nil if nobody wants to know.
+func (n *notifier) dog() <-chan time.Time {
+	if n == nil || n.ticker == nil {
+		return nil
+	}
+	return n.ticker.C
+}
+
+// lives says that the process lives.
+func (n *notifier) lives() { n.send("WATCHDOG=1") }
+
+// status says what the process does.
+func (n *notifier) status(text string) {
+	if n == nil || text == n.last {
+		return
+	}
+	n.last = text
+	n.send("STATUS=" + text)
+}
+
+func (n *notifier) stopping() {
+	if n != nil {
+		n.send("STOPPING=1")
+	}
+}
+
+func (n *notifier) end() {
+	if n != nil && n.ticker != nil {
+		n.ticker.Stop()
+	}
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise"
+)
+
+// lookEvery is how often a service looks for devices that others have handed to it, for
+// what the service manager shows.
+const lookEvery = 10 * time.Second
+
+// supervisor keeps devices as a service: those of nbdtab that are to be attached at
+// boot, those that a process has left, and those that others hand to it.
+func (p *program) supervisor(ctx context.Context) int {
+	r := p.resuming()
+	if r == nil && p.flags.SystemdMark && !marked(p.env.name) {
+		return p.mark()
+	}
+	specs, swap, err := p.autos()
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	before, err := p.takeOver(ctx)
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	if len(before) > 0 {
+		own := p.env.inherited
+		p.env.inherited = func() []supervise.Socket { return append(own(), before...) }
+	}
+	k, err := p.newKeeper(ctx, p.flags.Swap || swap)
+	if err != nil {
+		return p.fail(ctx, err)
+	}
+	defer k.end()
+	k.service = true
+	t := time.NewTicker(lookEvery)
+	defer t.Stop()
+	k.look = t.C
+	// First, so that the files of what is adopted say where to find this process.
+	if err := k.s.Listen(supervise.ServicePath(p.dir())); err != nil {
+		return p.fail(ctx, err)
+	}
+	devices, err := k.s.Adopt(ctx)
+	if err != nil {
+		p.logLines(err)
+	}
+	for _, d := range devices {
+		st := d.Status()
+		p.log.Info("kept on", "device", st.Device, "identifier", st.Identifier)
+	}
+	inner, cancel := context.WithCancel(ctx)
+	var attaching sync.WaitGroup
+	k.attachAll(inner, &attaching, specs)
+	k.again = func() { p.reload(inner, k, &attaching) }
+	status := k.keep(ctx)
+	cancel()
+	attaching.Wait()
+	return status
+}
+
+// takeOver takes the devices of a service that runs already: the new one replaces it.
+func (p *program) takeOver(ctx context.Context) ([]supervise.Socket, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer in %v", patience))
+	defer cancel()
+	sockets, err := supervise.TakeOver(ctx, supervise.ServicePath(p.dir()))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take the devices of the supervisor that runs already: %w", err)
+	}
+	p.log.Info("took over from the supervisor that ran before", "sockets", len(sockets))
+	return sockets, nil
+}
+
+// autos returns the devices of nbdtab that are to be attached at boot, and whether one
+// of them is for swap. A line with an error is logged, and does no harm to the others.
+func (p *program) autos() (list []*supervise.Spec, swap bool, err error) {
+	t, err := p.table()
+	if err != nil {
+		return nil, false, err
+	}
+	for _, e := range t.Entries {
+		if e.Err != nil {
+			p.logLines(e.Err)
+			continue
+		}
+		f := e.Flags
+		if !f.Auto {
+			continue
+		}
+		spec, err := p.spec(f)
+		switch {
+		case err != nil:
+			p.log.Error(fmt.Sprintf("%s:%d: %v", t.Name, e.Line, err))
+			continue
+		case f.NoSupervise || f.PreInit || f.NoNetlink:
+			p.log.Error(fmt.Sprintf("%s:%d: a device that is not supervised cannot be kept: attach it by nbd-client %s", t.Name, e.Line, e.Device))
+			continue
+		}
+		spec.Wait = true
+		swap = swap || f.Swap
+		list = append(list, spec)
+	}
+	return list, swap, nil
+}
+
+// attachAll attaches devices, all at the same time, for as long as it takes.
+func (k *keeper) attachAll(ctx context.Context, wg *sync.WaitGroup, specs []*supervise.Spec) {
+	for _, spec := range specs {
+		wg.Go(func() {
+			st, err := k.p.attachAs(spec, func(spec *supervise.Spec) (*supervise.State, error) {
+				d, err := k.s.Attach(ctx, spec)
+				if err != nil {
+					return nil, err
+				}
+				st := d.Status()
+				return &st, nil
+			})
+			switch {
+			case ctx.Err() != nil:
+			case err != nil:
+				k.p.log.Error("cannot attach", "device", spec.Device, "error", err)
+			default:
+				k.p.log.Info("attached", "device", st.Device, "identifier", st.Identifier)
+			}
+			k.poke()
+		})
+	}
+}
+
+// reload reads nbdtab again, and attaches what has come to it.
+func (p *program) reload(ctx context.Context, k *keeper, wg *sync.WaitGroup) {
+	specs, _, err := p.autos()
+	if err != nil {
+		p.logLines(err)
+		return
+	}
+	var list []*supervise.Spec
+	for _, s := range specs {
+		i, err := kernel.ParseIndex(s.Device)
+		if err == nil && k.s.Device(i) == nil {
+			list = append(list, s)
+		}
+	}
+	p.log.Info("read nbdtab again", "new devices", len(list))
+	k.attachAll(ctx, wg, list)
+}

@@ -1,0 +1,253 @@
+package clientflags
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Parse reads a command line without the program's name. The error holds all that is
+// wrong with it, one a line; the Flags hold what could be understood.
+func Parse(args []string) (*Flags, error) {
+	p := parser{flags: &Flags{}, rest: args}
+	if len(args) > 0 {
+		if c := findCommand(args[0]); c != nil {
+			p.flags.Action, p.command, p.rest = c.Name, c, args[1:]
+		}
+	}
+	for len(p.rest) > 0 {
+		word := p.rest[0]
+		p.rest = p.rest[1:]
+		switch {
+		case word == "--":
+			p.operands = append(p.operands, p.rest...)
+			p.rest = nil
+		case strings.HasPrefix(word, "--"):
+			p.long(word, word[2:])
+		case len(word) > 1 && word[0] == '-':
+			p.short(word)
+		default:
+			p.operand(word)
+		}
+	}
+	p.place()
+	return p.flags, errors.Join(p.errs...)
+}
+
+type parser struct {
+	flags    *Flags
+	command  *CommandInfo // nil without one
+	rest     []string
+	operands []string
+	errs     []error
+}
+
+func (p *parser) fail(format string, a ...any) { p.errs = append(p.errs, fmt.Errorf(format, a...)) }
+
+func findCommand(word string) *CommandInfo {
+	for i, c := range commands {
+		if string(c.Name) == word {
+			return &commands[i]
+		}
+	}
+	return nil
+}
+
+// operand takes a word that is no option, or one in the manner of 1999.
+func (p *parser) operand(word string) {
+	name, value, has := strings.Cut(word, "=")
+	if !has || name != "bs" && name != "timeout" {
+		p.operands = append(p.operands, word)
+		return
+	}
+	o := TabOption(name)
+	p.flags.Warnings = append(p.flags.Warnings, fmt.Sprintf("%s is written in a way that is out of use; write -%s %s", quote(word), o.Long, value))
+	p.take(o, "-"+o.Long, value, true)
+}
+
+// long takes an option that was written as word, with the text behind its dashes.
+func (p *parser) long(word, text string) {
+	name, value, has := strings.Cut(text, "=")
+	o, err := findLong(name)
+	if err != nil {
+		p.fail("%s: %w", quote(word), err)
+		return
+	}
+	p.take(o, "-"+o.Long, value, has)
+}
+
+// short takes a word with one dash: a long option, or else single letters. A single
+// letter is never a long option cut short.
+func (p *parser) short(word string) {
+	if len(word) > 2 {
+		name, _, _ := strings.Cut(word[1:], "=")
+		_, err := findLong(name)
+		if err == nil || !errors.Is(err, errUnknown) {
+			p.long(word, word[1:])
+			return
+		}
+	}
+	for i := 1; i < len(word); i++ {
+		o := findShort(word[i])
+		switch {
+		case o == nil && i == 1:
+			p.fail("unknown option %s%s", quote(word), suggest(word))
+			return
+		case o == nil:
+			p.fail("unknown option %s in %s%s", quote("-"+word[i:i+1]), quote(word), suggest(word))
+			return
+		case o.Arg == "":
+			p.take(o, "-"+word[i:i+1], "", false)
+		default:
+			p.take(o, "-"+word[i:i+1], word[i+1:], i+1 < len(word))
+			return
+		}
+	}
+}
+
+func findShort(c byte) *Option {
+	i := slices.IndexFunc(options, func(o Option) bool { return c != 0 && o.Short == c })
+	if i < 0 {
+		return nil
+	}
+	return &options[i]
+}
+
+var errUnknown = errors.New("unknown option")
+
+// findLong finds a long option by its name, or by a beginning that only it has.
+// Beginnings of the reference's options come before those of others.
+func findLong(name string) (*Option, error) {
+	if name == "" {
+		return nil, errors.New("an option without a name")
+	}
+	for i, o := range options {
+		if o.Long == name || o.Also == name {
+			return &options[i], nil
+		}
+	}
+	for _, old := range []bool{true, false} {
+		var found *Option
+		for i, o := range options {
+			if o.Old != old || o.Hidden || !strings.HasPrefix(o.Long, name) {
+				continue
+			}
+			if found != nil {
+				return nil, fmt.Errorf("could be -%s or -%s", found.Long, o.Long)
+			}
+			found = &options[i]
+		}
+		if found != nil {
+			return found, nil
+		}
+	}
+	return nil, fmt.Errorf("%w%s", errUnknown, suggest(name))
+}
+
+// TabOption returns the option that a key of nbdtab stands for, or nil.
+func TabOption(key string) *Option {
+	for _, list := range [][]Option{options, tabOnly} {
+		for i, o := range list {
+			if key != "" && o.Tab == key {
+				return &list[i]
+			}
+		}
+	}
+	return nil
+}
+
+// take stores an option. Its argument is value if has is set, else the next word.
+func (p *parser) take(o *Option, name, value string, has bool) {
+	switch {
+	case !o.Takes(p.action()):
+		p.misplaced(o, name)
+		return
+	case o.Arg == "" && has:
+		p.fail("option %s takes no argument, but got %s", name, quote(value))
+		return
+	case o.Arg != "" && !has && len(p.rest) == 0:
+		p.fail("option %s needs its argument %s", name, o.Arg)
+		return
+	case o.Arg != "" && !has:
+		value, p.rest = p.rest[0], p.rest[1:]
+	}
+	before := p.flags.Action
+	if err := p.flags.Set(o, value); err != nil {
+		p.fail("option %s: %w", name, err)
+	}
+	after := p.flags.Action
+	switch {
+	case before == Help || before == Version:
+		p.flags.Action = before
+	case after != before && before != Attach && after != Help && after != Version:
+		p.fail("option %s: one command line does one thing, and it says already what", name)
+	}
+}
+
+// action is what decides which options are allowed.
+func (p *parser) action() Action {
+	if p.command == nil {
+		return Attach
+	}
+	return p.command.Name
+}
+
+func (p *parser) misplaced(o *Option, name string) {
+	if p.command != nil {
+		p.fail("option %s is not for the command %s", name, p.command.Name)
+		return
+	}
+	first, _, _ := strings.Cut(o.Of, ",")
+	p.fail("option %s is for the command %s, which must be the first word: nbd-client %s %s", name, first, first, name)
+}
+
+// suggest returns "; did you mean …?", or where to look.
+func suggest(word string) string {
+	name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
+	var names []string
+	for _, o := range options {
+		if !o.Hidden {
+			names = append(names, o.Long)
+		}
+	}
+	if best := Nearest(name, names); best != "" {
+		return fmt.Sprintf("; did you mean -%s?", best)
+	}
+	return "; --help lists all"
+}
+
+// Nearest returns the one of names that word is likely to be a misspelling of, or "".
+func Nearest(word string, names []string) string {
+	best, most := "", 3
+	for _, n := range names {
+		if d := distance(word, n); d < most && d < len(n) && d < len(word) {
+			best, most = n, d
+		}
+	}
+	return best
+}
+
+// distance counts the letters to insert, remove or change to make b of a.
+func distance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return max(len(a), len(b))
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,164 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"nbd.example/nbd/kernel"
+)
+
+// Adopt takes over the devices whose state files say that their supervisor is gone, or
+// has released them. Those that cannot be taken over are left alone, and the error says
+// why; the others are returned along with it.
+//
+// Of a device whose supervisor crashed nobody has the sockets but the kernel: they work,
+// but their death shows only in what the kernel tells. So a new connection is offered to
+// the kernel at once, in case one died unseen, and the kernel takes it only then.
+// Sockets among Config.Inherited are kept as if nothing had happened.
+func (s *Supervisor) Adopt(ctx context.Context) ([]*Device, error) {
+	list, err := States(s.cfg.Dir)
+	failed := []error{err}
+	var all []*Device
+	for i := range list {
+		st := &list[i]
+		if s.Device(st.Index) != nil || st.Process.Running() && st.Process != s.self {
+			continue
+		}
+		d, err := s.adoptLocked(ctx, st)
+		if err != nil {
+			failed = append(failed, err)
+		} else if d != nil {
+			all = append(all, d)
+		}
+	}
+	s.dropInherited()
+	return all, errors.Join(failed...)
+}
+
+// adoptLocked adopts a device unless another process is doing that.
+func (s *Supervisor) adoptLocked(ctx context.Context, st *State) (*Device, error) {
+	d, release, err := s.reserve(ctx, st.Identifier)
+	if d != nil || err != nil {
+		return nil, err
+	}
+	defer release()
+	unlock, err := s.lock(ctx, st.Identifier)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	// Another process may have been faster.
+	st, err = readState(statePath(s.cfg.Dir, st.Index))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("adopt: %w", err)
+	}
+	if st.Process.Running() && st.Process != s.self {
+		return nil, nil
+	}
+	if s.stale(st) {
+		os.Remove(statePath(s.cfg.Dir, st.Index))
+		return nil, nil
+	}
+	return s.adopt(ctx, st)
+}
+
+// stale reports whether the device of a state file is no longer attached.
+func (s *Supervisor) stale(st *State) bool {
+	info, err := s.cfg.Kernel.Info(st.Index)
+	switch {
+	case err != nil:
+		return errors.Is(err, kernel.ErrNoDevice)
+	case info.PID == 0 && info.Size == 0:
+		return true
+	case info.Identifier != "":
+		return info.Identifier != st.Identifier
+	}
+	return info.Size/st.BlockSize != st.Size/st.BlockSize // the kernel tells no identifiers
+}
+
+// adopt takes over a device.
+func (s *Supervisor) adopt(ctx context.Context, old *State) (*Device, error) {
+	if can := s.cfg.Kernel.Can(); !can.Adopt || !can.Reconfigure {
+		return nil, fmt.Errorf("adopt %s: devices that are attached by ioctl live and die with the process that attached them: detach it, and attach it again", old.Device)
+	}
+	spec, err := old.Spec.complete()
+	if err != nil {
+		return nil, fmt.Errorf("adopt %s: %w", old.Device, err)
+	}
+	targets, local, err := s.targets(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("adopt %s: %w", old.Device, err)
+	}
+	st := *old
+	st.Spec, st.Process, st.Control, st.Connections = *spec, s.self, s.controlPath(), nil
+	d := s.newDevice(st, targets, local)
+	for _, c := range old.Connections {
+		d.slots = append(d.slots, d.inherit(c))
+	}
+	if err := s.keep(d); err != nil {
+		d.end(err, Released, false)
+		return nil, fmt.Errorf("adopt %s: %w", old.Device, err)
+	}
+	d.update(func(st *State) { st.Phase, st.Reason = Attached, "" })
+	s.worker.flush(ctx)
+	d.start(true)
+	d.log.Info("adopted", "identifier", st.Identifier, "connections", len(old.Connections), "sockets", len(d.Status().held()))
+	return d, nil
+}
+
+// held returns the connections whose sockets the supervisor has.
+func (st State) held() (list []Connection) {
+	for _, c := range st.Connections {
+		if c.Held {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// inherit makes the slot of a connection that an earlier process made.
+func (d *Device) inherit(c Connection) *slot {
+	s := &slot{told: c, unwatch: func() {}}
+	s.told.Alive, s.told.Held, s.told.Relay = false, false, false
+	f := d.sup.takeInherited(socketName(d.index, c.Inode))
+	if f == nil {
+		return s
+	}
+	if inode(f) != c.Inode {
+		f.Close()
+		return s
+	}
+	s.file = f
+	d.watch(s)
+	return s
+}
+
+// takeInherited returns the inherited socket of a name, or nil.
+func (s *Supervisor) takeInherited(name string) *os.File {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, f := range s.inherited {
+		if f.Name == name {
+			s.inherited = append(s.inherited[:i:i], s.inherited[i+1:]...)
+			return f.File
+		}
+	}
+	return nil
+}
+
+// dropInherited closes the sockets that belong to nothing.
+func (s *Supervisor) dropInherited() {
+	s.mu.Lock()
+	list := s.inherited
+	s.inherited = nil
+	s.mu.Unlock()
+	for _, f := range list {
+		f.File.Close()
+		s.worker.do(nil, func() { s.dropStored(f.Name) })
+	}
+}

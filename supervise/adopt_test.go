@@ -1,0 +1,382 @@
+package supervise
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"nbd.example/nbd/internal/testgate"
+	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/kernel/kerneltest"
+)
+
+// adoptOne has a new supervisor adopt the only device.
+func (r *rig) adoptOne(i kernel.Index) *Device {
+	r.t.Helper()
+	s := r.supervisor()
+	list, err := s.Adopt(r.ctx())
+	if err != nil || len(list) != 1 || list[0].Index() != i {
+		r.t.Fatalf("adopted %v, %v", list, err)
+	}
+	return list[0]
+}
+
+// After a crash the next supervisor has no sockets, leaves what works alone, and
+// replaces what dies then.
+func TestAdoptAfterCrash(t *testing.T) {
+	for _, n := range []int{1, 3} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			r, h, x := newRig(t), newHost(t, "tcp"), newDisk("one")
+			h.serve(x)
+			d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: n, Timeout: calm})
+			l := startLoad(dev, 3)
+			l.progress(t, 20)
+			inodes := inodesOf(dev.Sockets())
+			r.s.crash()
+			accepted := h.conns.count()
+			d = r.adoptOne(d.Index())
+			// The offer that proves that all is well comes and goes.
+			eventually(t, "a connection that the kernel does not take", func() bool { return h.conns.count() > accepted })
+			l.progress(t, 20)
+			if now := inodesOf(dev.Sockets()); !slices.Equal(now, inodes) {
+				t.Errorf("the kernel has sockets %v, had %v: what worked was replaced", now, inodes)
+			}
+			if st := d.Status(); st.Reconnects != 0 || st.Connections[0].Held {
+				t.Errorf("%+v", st)
+			}
+			if err := l.end(); err != nil {
+				t.Error(err)
+			}
+			h.kill()
+			h.serve(x)
+			st := r.await(d, "connections of its own", func(st State) bool { return st.Reconnects >= n && st.Phase == Attached })
+			if len(st.held()) != n {
+				t.Errorf("%+v", st)
+			}
+			eventually(t, "the kernel's connections", func() bool { return alive(dev) == n })
+			l = startLoad(dev, 3)
+			l.progress(t, 20)
+			if err := l.end(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func inodesOf(list []kerneltest.Socket) (out []uint64) {
+	for _, s := range list {
+		out = append(out, s.Inode)
+	}
+	return out
+}
+
+// A connection that died while nobody kept the device is replaced.
+func TestAdoptDead(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+	l := startLoad(dev, 2)
+	l.progress(t, 10)
+	r.s.crash()
+	h.kill()
+	eventually(t, "the kernel's notice", func() bool { return alive(dev) == 0 })
+	h.serve(newDisk("two")) // the identity is remembered, too
+	d = r.adoptOne(d.Index())
+	st := r.await(d, "a refusal", func(st State) bool { return strings.Contains(st.Reason, "another instance") })
+	if alive(dev) != 0 {
+		t.Errorf("%+v", st)
+	}
+	h.kill()
+	h.serve(x)
+	r.await(d, "a reconnect", func(st State) bool { return st.Reconnects >= 1 && st.Phase == Attached })
+	l.progress(t, 10)
+	if err := l.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Close can leave the devices attached; then anybody may adopt them.
+func TestCloseKeep(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 2})
+	if err := r.s.Close(r.ctx(), true); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(d.Err(), ErrClosed) || alive(dev) != 2 {
+		t.Errorf("%v, %d connections", d.Err(), alive(dev))
+	}
+	if list, err := States(r.dir); err != nil || len(list) != 1 || list[0].Phase != Released || list[0].Process.Running() {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if _, err := r.s.Attach(r.ctx(), &Spec{URIs: []string{h.uri()}}); !errors.Is(err, ErrClosed) {
+		t.Errorf("attach after close: %v", err)
+	}
+	// Attach adopts, too.
+	r.supervisor()
+	again, _ := r.attach(&Spec{URIs: []string{h.uri()}})
+	if again.Index() != d.Index() || again.Status().Since != d.Status().Since.Round(0) && !again.Status().Since.Equal(d.Status().Since) {
+		t.Errorf("%+v", again.Status())
+	}
+}
+
+// What another process keeps is not attached a second time, nor adopted.
+func TestAnotherProcess(t *testing.T) {
+	testgate.Requires(t, testgate.Program("sleep"))
+	r, h := newRig(t), newHost(t, "unix")
+	h.serve(newDisk("one"))
+	d, _ := r.attach(&Spec{URIs: []string{h.uri()}})
+	r.s.crash()
+	other := exec.Command("sleep", "600")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { other.Process.Kill(); other.Wait() }()
+	list, err := States(r.dir)
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	list[0].Process = Process{other.Process.Pid, processStart(other.Process.Pid)}
+	if err := writeState(r.dir, &list[0]); err != nil {
+		t.Fatal(err)
+	}
+	s := r.supervisor()
+	var attached *AttachedError
+	if _, err := s.Attach(r.ctx(), &Spec{URIs: []string{h.uri()}}); !errors.As(err, &attached) || attached.State.Index != d.Index() {
+		t.Errorf("attach: %v", err)
+	}
+	if list, err := s.Adopt(r.ctx()); err != nil || len(list) != 0 {
+		t.Errorf("adopt: %v, %v", list, err)
+	}
+	other.Process.Kill()
+	other.Wait()
+	if list, err := s.Adopt(r.ctx()); err != nil || len(list) != 1 {
+		t.Errorf("adopt after its death: %v, %v", list, err)
+	}
+}
+
+// Files of devices that are no longer attached, or are attached by others, are not
+// adopted, and broken ones are named.
+func TestAdoptStale(t *testing.T) {
+	r, h := newRig(t), newHost(t, "unix")
+	h.serve(newDisk("one"))
+	d, _ := r.attach(&Spec{URIs: []string{h.uri()}})
+	st := d.Status()
+	r.s.crash()
+	if err := r.k.Open().Disconnect(r.ctx(), d.Index()); err != nil {
+		t.Fatal(err)
+	}
+	st.Index, st.Device = 5, "/dev/nbd5"
+	if err := errors.Join(writeState(r.dir, &st), os.WriteFile(filepath.Join(r.dir, "nbd6.json"), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	s := r.supervisor()
+	list, err := s.Adopt(r.ctx())
+	if len(list) != 0 || err == nil || !strings.Contains(err.Error(), "nbd6.json") {
+		t.Errorf("adopted %v, %v", list, err)
+	}
+	if left, _ := States(r.dir); len(left) != 0 {
+		t.Errorf("left %+v", left)
+	}
+}
+
+// A supervisor hands over to another one while requests are under way: no connection
+// changes.
+func TestTakeOver(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "tcp"), newDisk("one")
+	h.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 3, Timeout: calm})
+	old := r.s
+	path := ControlPath(r.dir, 1)
+	if err := old.Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	l := startLoad(dev, 3)
+	l.progress(t, 20)
+	inodes := inodesOf(dev.Sockets())
+	sockets, err := TakeOver(r.ctx(), path)
+	if err != nil || len(sockets) != 3 {
+		t.Fatal(sockets, err)
+	}
+	<-old.Done()
+	if !errors.Is(d.Err(), ErrHandedOver) {
+		t.Errorf("%v", d.Err())
+	}
+	if _, err := old.Attach(r.ctx(), &Spec{URIs: []string{h.uri()}}); !errors.Is(err, ErrHandedOver) {
+		t.Errorf("attach after handing over: %v", err)
+	}
+	r.cfg.Inherited = sockets
+	d = r.adoptOne(d.Index())
+	l.progress(t, 20)
+	if st := d.Status(); len(st.held()) != 3 || st.Reconnects != 0 || st.Phase != Attached {
+		t.Errorf("%+v", st)
+	}
+	if now := inodesOf(dev.Sockets()); !slices.Equal(now, inodes) {
+		t.Errorf("sockets %v, had %v", now, inodes)
+	}
+	if err := l.end(); err != nil {
+		t.Error(err)
+	}
+	h.conns.cut(0, 1)
+	r.await(d, "one connection replaced", func(st State) bool { return st.Reconnects >= 1 && st.Phase == Attached })
+}
+
+// memoryStore is a Store.
+type memoryStore struct {
+	mu    sync.Mutex
+	files map[string]*os.File
+}
+
+func (m *memoryStore) Keep(name string, f *os.File) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	copied, err := copyFile(f)
+	m.files[name] = copied
+	return err
+}
+
+func (m *memoryStore) Drop(name string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.files[name] == nil {
+		return errors.New("it is not there")
+	}
+	m.files[name].Close()
+	delete(m.files, name)
+	return nil
+}
+
+func (m *memoryStore) names() (list []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for n := range m.files {
+		list = append(list, n)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// With a store even a crash leaves the sockets.
+func TestStore(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	store := &memoryStore{files: map[string]*os.File{}}
+	r.cfg.Store = store
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 2, Timeout: calm})
+	names := func() (list []string) {
+		for _, s := range dev.Sockets() {
+			list = append(list, socketName(d.Index(), s.Inode))
+		}
+		slices.Sort(list)
+		return list
+	}
+	same := func() bool { return slices.Equal(store.names(), names()) }
+	eventually(t, "both sockets in the store", same)
+	h.kill()
+	h.serve(x)
+	r.await(d, "new connections", func(st State) bool { return st.Reconnects >= 2 && st.Phase == Attached })
+	eventually(t, "the new sockets in the store", same)
+	r.s.crash()
+	var sockets []Socket
+	for name, f := range store.files {
+		copied, err := copyFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sockets = append(sockets, Socket{name, copied})
+	}
+	r.cfg.Inherited = sockets
+	d = r.adoptOne(d.Index())
+	if st := d.Status(); len(st.held()) != 2 || st.Reconnects < 2 {
+		t.Errorf("%+v", st)
+	}
+	if err := d.Detach(r.ctx(), false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "an empty store", func() bool { return len(store.names()) == 0 })
+}
+
+// A successor process finds by Inherit what was passed to exec.
+func TestReexec(t *testing.T) {
+	testgate.Requires(t, testgate.Linux())
+	const stage = "NBD_SUPERVISE_TEST_STAGE"
+	switch os.Getenv(stage) {
+	case "1":
+		a, b := socketPair(t)
+		sockets := []Socket{{socketName(0, inode(a)), a}, {socketName(7, inode(b)), b}}
+		fmt.Printf("passed %s %s\n", sockets[0].Name, sockets[1].Name)
+		os.Setenv(stage, "2")
+		err := execWith(os.Args[0], os.Args, append(os.Environ(), socketsVariable+"=what it was"), sockets)
+		fmt.Println(err)
+		os.Exit(1)
+	case "2":
+		fmt.Print("got")
+		for _, s := range Inherit() {
+			name := strings.SplitN(s.Name, "-", 2)[0]
+			i, _ := kernel.ParseIndex(name)
+			if socketName(i, inode(s.File)) != s.Name {
+				fmt.Print(" the wrong")
+			}
+			fmt.Print(" ", s.Name)
+		}
+		fmt.Println()
+		if len(Inherit()) != 0 {
+			fmt.Println("again")
+		}
+		os.Exit(0)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestReexec$")
+	cmd.Env = append(os.Environ(), stage+"=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	first, second, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n"))
+	if want := bytes.Replace(first, []byte("passed"), []byte("got"), 1); !bytes.Equal(second, want) {
+		t.Errorf("the successor says %q, want %q", second, want)
+	}
+}
+
+// An exec that fails changes nothing.
+func TestReexecFails(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+	if err := r.s.Reexec("/nonexistent", []string{"x"}, os.Environ()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	h.kill()
+	h.serve(x)
+	if _, err := dev.WriteAt(make([]byte, 512), 0); err != nil {
+		t.Fatal(err)
+	}
+	r.await(d, "a reconnect", func(st State) bool { return st.Reconnects >= 1 })
+}
+
+func TestProcess(t *testing.T) {
+	testgate.Requires(t, testgate.Linux())
+	me := thisProcess()
+	if !me.Running() {
+		t.Errorf("%+v does not run", me)
+	}
+	if (Process{me.PID, me.Start + 1}).Running() || (Process{}).Running() {
+		t.Error("another process runs")
+	}
+	for text, want := range map[string]uint64{
+		"1 (a) b) c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21": 4711,
+		"1 (a) Z 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21":       0,
+		"1 (a) S 1 2": 0,
+		"":            0,
+	} {
+		if got := parseStat([]byte(text)); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+}

@@ -1,0 +1,231 @@
+package supervise
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"nbd.example/nbd/kernel"
+)
+
+// ControlPath returns the path of the control socket of a process.
+func ControlPath(dir string, pid int) string {
+	return filepath.Join(dir, strconv.Itoa(pid)+".sock")
+}
+
+// ServicePath returns the path of the control socket of the supervisor that runs as a
+// service.
+func ServicePath(dir string) string { return filepath.Join(dir, "supervisor.sock") }
+
+// Client speaks with a supervisor in another process through its control socket.
+// Methods may be called concurrently; they wait for one another. When a context ends
+// during a call, the connection is closed, and what was asked for may yet happen.
+type Client struct {
+	mu   sync.Mutex
+	conn *net.UnixConn
+	in   *bufio.Reader
+}
+
+// Dial connects to a control socket. If nobody listens there the error wraps
+// syscall.ECONNREFUSED or fs.ErrNotExist.
+func Dial(ctx context.Context, path string) (*Client, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("supervisor: %w", err)
+	}
+	return &Client{conn: conn.(*net.UnixConn), in: bufio.NewReader(conn)}, nil
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// guard makes the connection's waits end with ctx, until the returned function is
+// called.
+func guard(ctx context.Context, conn net.Conn) (end func()) {
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	return func() { stop() }
+}
+
+// errHungUp: the supervisor has ended, or become another program.
+var errHungUp = errors.New("it hung up")
+
+// call sends a request and waits for the reply.
+func (c *Client) call(ctx context.Context, r *request) (*reply, error) {
+	line, err := encode(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(line) > maxRequest {
+		return nil, fmt.Errorf("a request of %d bytes, more than %d", len(line), maxRequest)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer guard(ctx, c.conn)()
+	if _, err = c.conn.Write(line); err == nil {
+		line, err = readLine(c.in)
+	}
+	if err != nil {
+		c.conn.Close() // nobody knows which reply comes next
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		} else if err == io.EOF {
+			err = errHungUp
+		}
+		return nil, fmt.Errorf("supervisor: %w", err)
+	}
+	return parseReply(line)
+}
+
+// readLine reads a line of at most maxReply bytes.
+func readLine(in *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := in.ReadSlice('\n')
+		line = append(line, part...)
+		switch {
+		case len(line) > maxReply:
+			return nil, fmt.Errorf("peer sent a reply of more than %d bytes", maxReply)
+		case err != bufio.ErrBufferFull:
+			return line, err
+		}
+	}
+}
+
+// one returns the only state of a reply.
+func (r *reply) one(err error) (*State, error) {
+	if err != nil {
+		return nil, err
+	}
+	if len(r.States) != 1 {
+		return nil, fmt.Errorf("peer sent a reply with %d devices", len(r.States))
+	}
+	return &r.States[0], nil
+}
+
+// List returns what the supervisor keeps.
+func (c *Client) List(ctx context.Context) ([]State, error) {
+	r, err := c.call(ctx, &request{Op: opList})
+	if err != nil {
+		return nil, err
+	}
+	return r.States, nil
+}
+
+// Status returns one device, or an error that wraps [kernel.ErrNoDevice] if the
+// supervisor does not keep it.
+func (c *Client) Status(ctx context.Context, i kernel.Index) (*State, error) {
+	r, err := c.call(ctx, &request{Op: opStatus, Index: &i})
+	return r.one(err)
+}
+
+// Attach is [Supervisor.Attach] there.
+func (c *Client) Attach(ctx context.Context, spec *Spec) (*State, error) {
+	r, err := c.call(ctx, &request{Op: opAttach, Spec: spec})
+	return r.one(err)
+}
+
+// Detach is [Device.Detach] there.
+func (c *Client) Detach(ctx context.Context, i kernel.Index, force bool) error {
+	_, err := c.call(ctx, &request{Op: opDetach, Index: &i, Force: force})
+	return err
+}
+
+// Resize is [Device.Resize] there.
+func (c *Client) Resize(ctx context.Context, i kernel.Index, size int64) (int64, error) {
+	r, err := c.call(ctx, &request{Op: opResize, Index: &i, Size: size})
+	if err != nil {
+		return 0, err
+	}
+	return r.Size, nil
+}
+
+// Upgrade makes the supervisor replace itself by its newer version. See
+// [Config.Upgrade]. It returns when that was done, which ends the connection, or has
+// failed.
+func (c *Client) Upgrade(ctx context.Context) error {
+	_, err := c.call(ctx, &request{Op: opUpgrade})
+	if errors.Is(err, errHungUp) {
+		return nil
+	}
+	return err
+}
+
+// TakeOver asks the supervisor behind a control socket for all that it keeps. From then
+// on that one keeps nothing. The sockets are for [Config].Inherited of a new Supervisor,
+// whose Adopt should be called soon. An error may come along with sockets.
+func TakeOver(ctx context.Context, path string) ([]Socket, error) {
+	c, err := Dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	defer guard(ctx, c.conn)()
+	line, err := encode(&request{Op: opHandOver})
+	if err == nil {
+		_, err = c.conn.Write(line)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take over: %w", err)
+	}
+	sockets, err := receiveAll(c.conn)
+	if err != nil {
+		return sockets, fmt.Errorf("take over from %s: %w", path, err)
+	}
+	return sockets, nil
+}
+
+// receiveAll reads lines until one says that there are no more. The sockets come in the
+// order in which the lines name them.
+func receiveAll(conn *net.UnixConn) (sockets []Socket, err error) {
+	var files []*os.File
+	defer func() {
+		for _, f := range files { // nobody named them
+			f.Close()
+		}
+	}()
+	var text []byte
+	b := make([]byte, 64<<10)
+	for {
+		n, more, err := receiveSockets(conn, b)
+		files = append(files, more...)
+		if n == 0 && err == nil {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return sockets, err
+		}
+		if text = append(text, b[:n]...); len(text) > maxReply {
+			return sockets, errors.New("peer sent a line that does not end")
+		}
+		for {
+			end := bytes.IndexByte(text, '\n')
+			if end < 0 {
+				break
+			}
+			r, err := parseReply(text[:end])
+			text = text[end+1:]
+			if err != nil {
+				return sockets, err
+			}
+			if len(r.Names) > len(files) {
+				return sockets, fmt.Errorf("peer sent %d names with %d sockets", len(r.Names), len(files))
+			}
+			for _, name := range r.Names {
+				sockets = append(sockets, Socket{name, files[0]})
+				files = files[1:]
+			}
+			if !r.More {
+				return sockets, nil
+			}
+		}
+	}
+}

@@ -1,0 +1,149 @@
+package supervise
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/kernel/kerneltest"
+	"nbd.example/nbd/server"
+)
+
+func (r *rig) awaitSize(d *Device, dev *kerneltest.Device, want int64) {
+	r.t.Helper()
+	r.await(d, "the new size", func(st State) bool { return st.Size == want })
+	if a := dev.Attached(); a.Size != want || a.DeadTimeout != forEver() {
+		r.t.Errorf("the kernel has %d bytes and waits %v", a.Size, a.DeadTimeout)
+	}
+	if _, err := dev.WriteAt(make([]byte, 512), want-512); err != nil {
+		r.t.Errorf("write to the new end: %v", err)
+	}
+}
+
+// A server that comes back with a larger export makes the device larger.
+func TestGrownAtReconnect(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 2})
+	l := startLoad(dev, 2)
+	l.progress(t, 10)
+	h.kill()
+	x.resize(2 * diskSize)
+	h.serve(x)
+	r.awaitSize(d, dev, 2*diskSize)
+	l.progress(t, 10)
+	if err := l.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// servePrivate opens the disk for each connection, which then serves the size of that
+// moment.
+func servePrivate(h *host, x *disk) {
+	e := x.export()
+	e.Private = true
+	h.start(server.Config{Exports: []*server.Export{e}})
+}
+
+// A server whose export grows while it runs is asked; connections that would not serve
+// the new end are replaced first.
+func TestGrownByInfo(t *testing.T) {
+	for _, how := range []string{"by itself", "on demand"} {
+		t.Run(how, func(t *testing.T) {
+			r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+			if how == "by itself" {
+				r.cfg.ResizeInterval = 5 * time.Millisecond
+			}
+			servePrivate(h, x)
+			d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+			r.await(d, "the server's word", func(st State) bool { return st.Seen.InfoAgrees })
+			x.resize(3 * diskSize)
+			if how == "on demand" {
+				if size, err := d.Resize(r.ctx(), 2*diskSize); size != 2*diskSize || err != nil {
+					t.Errorf("%d, %v", size, err)
+				}
+				if size, err := d.Resize(r.ctx(), 0); size != 3*diskSize || err != nil {
+					t.Errorf("%d, %v", size, err)
+				}
+			}
+			r.awaitSize(d, dev, 3*diskSize)
+			if size, err := d.Resize(r.ctx(), 0); size != 3*diskSize || err != nil {
+				t.Errorf("again: %d, %v", size, err)
+			}
+			eventually(t, "one connection alive", func() bool { return alive(dev) == 1 })
+		})
+	}
+}
+
+// With several connections all are replaced, while the old ones work.
+func TestGrownSeveral(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 3})
+	l := startLoad(dev, 2)
+	l.progress(t, 10)
+	old := h.retire()
+	x.resize(2 * diskSize)
+	h.serve(x)
+	if size, err := d.Resize(r.ctx(), 0); size != 2*diskSize || err != nil {
+		t.Errorf("%d, %v", size, err)
+	}
+	r.awaitSize(d, dev, 2*diskSize)
+	l.progress(t, 10)
+	if err := l.end(); err != nil {
+		t.Error(err)
+	}
+	r.await(d, "no dead connections", func(st State) bool { return st.Phase == Attached && st.Reconnects >= 3 })
+	eventually(t, "the kernel's connections", func() bool { return alive(dev) == 3 })
+	old.kill() // it has none of them
+	if st := d.Status(); st.Phase != Attached || alive(dev) != 3 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// It never shrinks, never grows past what the server has or the user wants, and not
+// while connections are dead.
+func TestResizeRefusals(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	servePrivate(h, x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Size: diskSize / 2})
+	if size, err := d.Resize(r.ctx(), diskSize); size != diskSize || err != nil {
+		t.Errorf("%d, %v", size, err)
+	}
+	for size, want := range map[int64]string{diskSize / 2: "does not shrink", 2 * diskSize: "fewer than"} {
+		if _, err := d.Resize(r.ctx(), size); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("to %d: %v", size, err)
+		}
+	}
+	h.kill()
+	r.awaitPhase(d, Reconnecting)
+	if _, err := d.Resize(r.ctx(), 0); err == nil || !strings.Contains(err.Error(), "dead") {
+		t.Errorf("without a connection: %v", err)
+	}
+	if a := dev.Attached(); a.Size != diskSize {
+		t.Errorf("%d bytes", a.Size)
+	}
+}
+
+// A connection that dies while the size changes does not hang the kernel for ever: for
+// that moment requests do not wait for ever.
+func TestResizeWaitsLess(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Size: diskSize / 2})
+	var seen []time.Duration
+	r.k.Intercept(func(_ context.Context, op kerneltest.Op, _ kernel.Index) error {
+		if op == kerneltest.OpReconfigure {
+			seen = append(seen, dev.Attached().DeadTimeout)
+		}
+		return nil
+	})
+	if _, err := d.Resize(r.ctx(), diskSize); err != nil {
+		t.Fatal(err)
+	}
+	if len(seen) != 3 || seen[1] != resizeDead || dev.Attached().DeadTimeout != forEver() {
+		t.Errorf("requests waited %v, then %v", seen, dev.Attached().DeadTimeout)
+	}
+}

@@ -1,0 +1,28 @@
+package supervise
+
+import (
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// copyFile duplicates a descriptor.
+func copyFile(f *os.File) (copied *os.File, err error) {
+	err = withFD(f, func(fd int) error {
+		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err == nil {
+			copied = os.NewFile(uintptr(n), f.Name())
+		}
+		return err
+	})
+	return copied, err
+}
+
+func socketPair(t *testing.T) (a, b *os.File) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fds[0]), "a"), os.NewFile(uintptr(fds[1]), "b")
+}

@@ -1,0 +1,16 @@
+//go:build !linux
+
+package supervise
+
+import (
+	"errors"
+	"os"
+	"testing"
+)
+
+func copyFile(*os.File) (*os.File, error) { return nil, errors.ErrUnsupported }
+
+func socketPair(t *testing.T) (a, b *os.File) {
+	t.Fatal(errors.ErrUnsupported)
+	return nil, nil
+}

@@ -1,0 +1,92 @@
+package supervise
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"nbd.example/nbd/kernel"
+)
+
+// Socket is a kernel device's socket on its way from one process to the next. Its name
+// says which one it is: "nbd0-4711" for the socket with the inode 4711 of nbd0.
+type Socket struct {
+	Name string
+	File *os.File
+}
+
+// socketName names a socket.
+func socketName(i kernel.Index, inode uint64) string {
+	return i.Name() + "-" + strconv.FormatUint(inode, 10)
+}
+
+// isSocketName reports whether socketName makes such names.
+func isSocketName(name string) bool {
+	device, number, ok := strings.Cut(name, "-")
+	i, err := kernel.ParseIndex(device)
+	if !ok || err != nil {
+		return false
+	}
+	n, err := strconv.ParseUint(number, 10, 64)
+	return err == nil && socketName(i, n) == name
+}
+
+// socketsVariable carries descriptors from Reexec to Inherit: "nbd0-4711=7,…".
+const socketsVariable = "NBD_SUPERVISE_SOCKETS"
+
+// inheritable is a descriptor that is said to be a socket.
+type inheritable struct {
+	name string
+	fd   int
+}
+
+// maxInherited bounds how many sockets are looked for.
+const maxInherited = 1 << 16
+
+// parseSockets reads socketsVariable.
+func parseSockets(text string) ([]inheritable, error) {
+	var list []inheritable
+	for text != "" {
+		var word string
+		word, text, _ = strings.Cut(text, ",")
+		name, number, ok := strings.Cut(word, "=")
+		fd, err := strconv.ParseUint(number, 10, 31)
+		if !ok || err != nil || !isSocketName(name) || fd < 3 || len(list) == maxInherited {
+			return nil, fmt.Errorf("%.100q is not what a supervisor passes on", word)
+		}
+		list = append(list, inheritable{name, int(fd)})
+	}
+	return list, nil
+}
+
+// parseListen reads what systemd passes: the descriptors from 3 on that have the names
+// of sockets. See sd_listen_fds_with_names(3).
+func parseListen(pid int, listenPID, count, names string) []inheritable {
+	p, err := strconv.Atoi(listenPID)
+	if err != nil || p != pid {
+		return nil
+	}
+	n, err := strconv.Atoi(count)
+	if err != nil || n < 0 || n > maxInherited {
+		return nil
+	}
+	var list []inheritable
+	for i, name := range strings.Split(names, ":") {
+		if i < n && isSocketName(name) {
+			list = append(list, inheritable{name, 3 + i})
+		}
+	}
+	return list
+}
+
+// Inherit returns the sockets that this process got when it was started: by
+// [Supervisor.Reexec], or from the file descriptor store of systemd. It must be called
+// at most once, and before sockets for other purposes are taken from LISTEN_FDS: those
+// are left alone. It removes the variable of Reexec from the environment.
+func Inherit() []Socket {
+	list, _ := parseSockets(os.Getenv(socketsVariable)) // whoever wrote something else passed nothing
+	os.Unsetenv(socketsVariable)
+	list = append(list, parseListen(os.Getpid(), os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_FDNAMES"))...)
+	return inherit(list)
+}

@@ -1,0 +1,37 @@
+package supervise
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+)
+
+// parseStat takes the start of a process from /proc/PID/stat, 0 if it has ended. See
+// proc(5): the second field is a name in brackets, which may hold anything.
+func parseStat(b []byte) uint64 {
+	end := bytes.LastIndexByte(b, ')')
+	if end < 0 {
+		return 0
+	}
+	fields := bytes.Fields(b[end+1:])
+	const state, start = 3 - 3, 22 - 3
+	if len(fields) <= start || bytes.ContainsAny(fields[state], "ZXx") {
+		return 0
+	}
+	n, err := strconv.ParseUint(string(fields[start]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// thisProcess names the one that runs this.
+func thisProcess() Process {
+	pid := os.Getpid()
+	return Process{PID: pid, Start: processStart(pid)}
+}
+
+// Running reports whether the process that p names still runs.
+func (p Process) Running() bool {
+	return p.PID > 0 && p.Start != 0 && processStart(p.PID) == p.Start
+}

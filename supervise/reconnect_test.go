@@ -1,0 +1,238 @@
+package supervise
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"nbd.example/nbd/proto"
+	"nbd.example/nbd/server"
+)
+
+// A server that dies and comes back costs no request, whatever the connections are.
+func TestRestartUnderLoad(t *testing.T) {
+	for _, network := range []string{"unix", "tcp"} {
+		for _, n := range []int{1, 4} {
+			t.Run(fmt.Sprintf("%s/%d", network, n), func(t *testing.T) {
+				r, h, x := newRig(t), newHost(t, network), newDisk("one")
+				h.serve(x)
+				d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: n})
+				l := startLoad(dev, 4)
+				for range 4 {
+					l.progress(t, 50)
+					h.kill()
+					r.awaitPhase(d, Reconnecting)
+					h.serve(x)
+					r.awaitPhase(d, Attached)
+				}
+				l.progress(t, 50)
+				if err := l.end(); err != nil {
+					t.Error(err)
+				}
+				st := r.await(d, "rest", func(st State) bool { return st.Phase == Attached && st.Reason == "" })
+				if st.Reconnects < 4*n {
+					t.Errorf("%+v", st)
+				}
+				eventually(t, "all connections alive in the kernel", func() bool { return alive(dev) == n })
+			})
+		}
+	}
+}
+
+// One dead connection of several is replaced, while the others go on.
+func TestOneOfSeveral(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "tcp"), newDisk("one")
+	h.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 3})
+	l := startLoad(dev, 3)
+	l.progress(t, 20)
+	for i := range 3 {
+		before := d.Status()
+		h.conns.cut(i, i+1)
+		r.await(d, "one connection replaced", func(st State) bool {
+			return st.Reconnects >= before.Reconnects+1 && st.Phase == Attached
+		})
+		l.progress(t, 20)
+	}
+	if err := l.end(); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "all connections alive in the kernel", func() bool { return alive(dev) == 3 })
+}
+
+// The server moves to another address.
+func TestSecondAddress(t *testing.T) {
+	r, h, other, x := newRig(t), newHost(t, "unix"), newHost(t, "tcp"), newDisk("one")
+	h.serve(x)
+	other.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri(), other.uri()}, Connections: 2})
+	l := startLoad(dev, 2)
+	l.progress(t, 20)
+	h.kill()
+	st := r.await(d, "the second server", func(st State) bool {
+		return st.Phase == Attached && st.Connections[0].Server == other.uri() && st.Connections[1].Server == other.uri()
+	})
+	l.progress(t, 20)
+	if st.Reconnects < 2 {
+		t.Errorf("%+v", st)
+	}
+	h.serve(x)
+	other.kill()
+	r.await(d, "the first server", func(st State) bool { return st.Phase == Attached && st.Connections[0].Server == h.uri() })
+	if err := l.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is not what was attached is not put under the device; when the right one comes
+// back, all goes on.
+func TestChangedServer(t *testing.T) {
+	type change struct {
+		name string
+		want string
+		make func(x *disk) server.Config
+	}
+	of := func(x *server.Export) server.Config { return server.Config{Exports: []*server.Export{x}} }
+	for _, c := range []change{
+		{"another instance", "another instance", func(x *disk) server.Config { return of(newDisk("two").export()) }},
+		{"smaller", "fewer than the device's", func(x *disk) server.Config {
+			y := newDisk("one")
+			y.resize(diskSize / 2)
+			return of(y.export())
+		}},
+		{"read-only", "read-only now", func(x *disk) server.Config {
+			e := x.export()
+			e.ReadOnly = true
+			return of(e)
+		}},
+		{"without flush", "NBD_FLAG_SEND_FLUSH", func(x *disk) server.Config { return x.hide(proto.FlagSendFlush | proto.FlagSendFUA) }},
+		{"larger blocks", "blocks of 4096", func(x *disk) server.Config {
+			e := x.export()
+			e.MinBlock = 4096
+			return of(e)
+		}},
+		{"another name", `"disk-of-another-name"`, func(x *disk) server.Config {
+			e := x.export()
+			e.Name, e.Aliases = "disk-of-another-name", []string{"disk"}
+			return of(e)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+			h.serve(x)
+			d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+			if d.Status().Seen.Instance == "" {
+				r.await(d, "the instance", func(st State) bool { return st.Seen.Instance != "" })
+			}
+			l := startLoad(dev, 2)
+			l.progress(t, 10)
+			h.kill()
+			h.start(c.make(x))
+			st := r.awaitPhase(d, Refused)
+			if !strings.Contains(st.Reason, c.want) {
+				t.Errorf("the reason is %q, want %q in it", st.Reason, c.want)
+			}
+			eventually(t, "the kernel to have no connection to the wrong server", func() bool { return alive(dev) == 0 })
+			h.kill()
+			h.serve(x)
+			r.awaitPhase(d, Attached)
+			l.progress(t, 10)
+			if err := l.end(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// With AnyInstance copies of a disk count as the disk.
+func TestAnyInstance(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, AnyInstance: true})
+	h.kill()
+	h.serve(newDisk("two"))
+	if _, err := dev.WriteAt(make([]byte, 512), 0); err != nil {
+		t.Fatal(err)
+	}
+	r.await(d, "a reconnect", func(st State) bool { return st.Reconnects >= 1 })
+}
+
+// With the policy to fail, requests fail while there is no connection, and the device
+// works again afterwards.
+func TestFailPolicy(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, OnFailure: Policy{Fail: true}})
+	if dev.Attached().DeadTimeout != 0 {
+		t.Errorf("the kernel waits %v", dev.Attached().DeadTimeout)
+	}
+	h.kill()
+	r.awaitPhase(d, Reconnecting)
+	if _, err := dev.WriteAt(make([]byte, 512), 0); err == nil {
+		t.Error("a write succeeded without a server")
+	}
+	h.serve(x)
+	r.awaitPhase(d, Attached)
+	if _, err := dev.WriteAt(make([]byte, 512), 0); err != nil {
+		t.Errorf("after the reconnect: %v", err)
+	}
+}
+
+// With a limit, they fail when it is over.
+func TestLimitPolicy(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, OnFailure: Policy{Limit: 1500 * time.Millisecond}})
+	if got := dev.Attached().DeadTimeout; got != 2*time.Second {
+		t.Errorf("the kernel waits %v", got)
+	}
+	h.kill()
+	r.awaitPhase(d, Reconnecting)
+	if _, err := dev.WriteAt(make([]byte, 512), 0); err == nil {
+		t.Error("a write succeeded without a server")
+	}
+	h.serve(x)
+	r.awaitPhase(d, Attached)
+	if _, err := dev.WriteAt(make([]byte, 512), 0); err != nil {
+		t.Errorf("after the reconnect: %v", err)
+	}
+}
+
+// A device that somebody else has detached is not attached again.
+func TestTakenAway(t *testing.T) {
+	r, h := newRig(t), newHost(t, "unix")
+	h.serve(newDisk("one"))
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+	if err := r.k.Open().Disconnect(r.ctx(), d.Index()); err != nil {
+		t.Fatal(err)
+	}
+	<-d.Done()
+	if d.Err() != ErrTakenAway || dev.Attached() != nil || len(r.s.Devices()) != 0 {
+		t.Errorf("%v", d.Err())
+	}
+	if err := r.s.worker.flush(r.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if list, _ := States(r.dir); len(list) != 0 {
+		t.Errorf("state files: %+v", list)
+	}
+}
+
+// A server that accepts and dies, again and again, is not hammered.
+func TestCrashLoop(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	r.cfg.Backoff = Backoff{First: 20 * time.Millisecond, Most: 20 * time.Millisecond}
+	d, _ := r.attach(&Spec{URIs: []string{h.uri()}})
+	begin := time.Now()
+	for n := 1; n <= 20; n++ {
+		h.kill()
+		h.serve(x)
+		r.await(d, "a reconnect", func(st State) bool { return st.Reconnects >= n })
+	}
+	// Each wait is at least half of the 20 ms.
+	if took := time.Since(begin); took < 19*10*time.Millisecond {
+		t.Errorf("20 reconnects in %v", took)
+	}
+}

@@ -1,0 +1,177 @@
+package supervise
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"nbd.example/nbd/server"
+)
+
+// authority issues certificates.
+type authority struct {
+	t    *testing.T
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pem  []byte
+}
+
+func newAuthority(t *testing.T, name string) *authority {
+	a := &authority{t: t}
+	var der []byte
+	der, a.key = a.issue(&x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	})
+	var err error
+	if a.cert, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	a.pem = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return a
+}
+
+func (a *authority) issue(c *x509.Certificate) ([]byte, *ecdsa.PrivateKey) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	c.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<62))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	parent, signer := a.cert, a.key
+	if parent == nil {
+		parent, signer = c, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return der, key
+}
+
+// server returns a configuration with a new certificate for these names.
+func (a *authority) server(names ...string) *tls.Config {
+	der, key := a.issue(&x509.Certificate{Subject: pkix.Name{CommonName: names[0]}, DNSNames: names})
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+}
+
+func (a *authority) file() string {
+	path := filepath.Join(tempDir(a.t), "ca-cert.pem")
+	if err := os.WriteFile(path, a.pem, 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+	return path
+}
+
+func (h *host) serveTLS(x *disk, c *tls.Config) {
+	h.start(server.Config{Exports: []*server.Export{x.export()}, TLSMode: server.Forced, TLS: c})
+}
+
+func (h *host) tlsURI(more string) string {
+	return strings.Replace(h.uri(), "nbd+unix", "nbds+unix", 1) + more
+}
+
+// A TLS connection reaches the kernel through a relay, and is replaced when it dies. A
+// renewed certificate is welcome, that of another server is not.
+func TestTLS(t *testing.T) {
+	ca, other := newAuthority(t, "the authority"), newAuthority(t, "the authority")
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serveTLS(x, ca.server("disks.example"))
+	d, dev := r.attach(&Spec{
+		URIs: []string{h.tlsURI("")}, Connections: 2, TLS: &TLSFiles{CA: ca.file(), Name: "disks.example"},
+	})
+	st := d.Status()
+	if !st.Connections[0].Relay || len(st.Seen.Peers) != 1 || !strings.Contains(st.Seen.Peers[h.tlsURI("")], "disks.example") {
+		t.Errorf("%+v", st)
+	}
+	l := startLoad(dev, 2)
+	for i, config := range []*tls.Config{ca.server("disks.example"), ca.server("disks.example")} {
+		l.progress(t, 10)
+		h.kill()
+		h.serveTLS(x, config)
+		r.await(d, "a reconnect", func(st State) bool { return st.Phase == Attached && st.Reconnects >= 2*(i+1) })
+	}
+	for _, c := range []struct {
+		config *tls.Config
+		phase  Phase
+		want   string
+	}{
+		{ca.server("disks.example", "tapes.example"), Refused, "proves by TLS"},
+		{ca.server("tapes.example"), Reconnecting, "not disks.example"},
+		{other.server("disks.example"), Reconnecting, "unknown authority"},
+	} {
+		h.kill()
+		h.serveTLS(x, c.config)
+		r.await(d, c.want, func(st State) bool { return st.Phase == c.phase && strings.Contains(st.Reason, c.want) })
+		eventually(t, "the kernel to have no connection to the wrong server", func() bool { return alive(dev) == 0 })
+	}
+	h.kill()
+	h.serveTLS(x, ca.server("disks.example"))
+	r.awaitPhase(d, Attached)
+	l.progress(t, 10)
+	if err := l.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Where nothing is verified the key must stay.
+func TestTLSInsecure(t *testing.T) {
+	ca := newAuthority(t, "the authority")
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	first := ca.server("disks.example")
+	h.serveTLS(x, first)
+	d, _ := r.attach(&Spec{URIs: []string{h.tlsURI("&tls-verify-peer=0")}})
+	h.kill()
+	h.serveTLS(x, ca.server("disks.example"))
+	if st := r.awaitPhase(d, Refused); !strings.Contains(st.Reason, "proves by TLS to be \"key ") {
+		t.Errorf("%+v", st)
+	}
+	h.kill()
+	h.serveTLS(x, first)
+	r.awaitPhase(d, Attached)
+}
+
+// Certificates that were renewed while the device was attached are read when the old
+// ones fail.
+func TestTLSRefresh(t *testing.T) {
+	ca, next := newAuthority(t, "old"), newAuthority(t, "old")
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serveTLS(x, ca.server("disks.example"))
+	dir := filepath.Dir(ca.file())
+	d, _ := r.attach(&Spec{URIs: []string{h.tlsURI("&tls-hostname=disks.example&tls-certificates=" + dir)}})
+	if err := os.WriteFile(filepath.Join(dir, "ca-cert.pem"), next.pem, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.kill()
+	h.serveTLS(x, next.server("disks.example"))
+	r.await(d, "a reconnect", func(st State) bool { return st.Phase == Attached && st.Reconnects >= 1 })
+}
+
+// A relay dies with its process; the next one reconnects.
+func TestTLSAdopt(t *testing.T) {
+	ca := newAuthority(t, "the authority")
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serveTLS(x, ca.server("disks.example"))
+	d, dev := r.attach(&Spec{URIs: []string{h.tlsURI("")}, TLS: &TLSFiles{CA: ca.file(), Name: "disks.example"}})
+	l := startLoad(dev, 2)
+	l.progress(t, 10)
+	r.s.crash()
+	d = r.adoptOne(d.Index())
+	r.await(d, "a reconnect", func(st State) bool { return st.Phase == Attached && st.Reconnects >= 1 })
+	l.progress(t, 10)
+	if err := l.end(); err != nil {
+		t.Error(err)
+	}
+}
