@@ -116,6 +116,14 @@ func (p *Process) Stop() {
 	})
 }
 
+// Kill ends the process as a crash does: without a word, and without its own doing. It
+// returns when it is gone. That is no failure, and there is nothing left to Stop.
+func (p *Process) Kill() {
+	p.once.Do(func() {})
+	p.Signal(os.Kill)
+	<-p.exited
+}
+
 // Wait waits for the end of the process and returns how it ended, as
 // [exec.Cmd.Wait] does.
 func (p *Process) Wait() error {

@@ -78,13 +78,6 @@ func (s *Server) spawn(t testing.TB) {
 	}
 }
 
-// Kill ends the server as a crash does: without a word, and without its own doing. It
-// returns when the process is gone.
-func (s *Server) Kill() {
-	s.Signal(os.Kill)
-	<-s.Exited()
-}
-
 // Restart starts the server anew, with the same files, socket and port, after it was
 // killed or stopped.
 func (s *Server) Restart(t testing.TB) {

@@ -2,8 +2,11 @@ package scenarios
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,12 +31,27 @@ func peersHost(t testing.TB) []string {
 	start("qemu.img", "qemu-nbd", func(port, image string) []string {
 		return []string{"-f", "raw", "-t", "-e", "0", "-b", "127.0.0.1", "-p", port, image}
 	})
-	start("reference.img", "nbd-server", func(port, image string) []string {
-		config := harness.Image(t, dir, "config", []byte(fmt.Sprintf(
-			"[generic]\nlistenaddr = 127.0.0.1\nport = %s\nallowlist = true\n[disk]\nexportname = %s\nflush = true\nfua = true\ntrim = true\n", port, image)))
-		return []string{"-d", "-C", config, "-p", filepath.Join(dir, "pid")}
-	})
-	return ports
+	return append(ports, reference(t, dir))
+}
+
+// reference starts the reference's server, which goes to the background, and returns its
+// port.
+func reference(t testing.TB, dir string) string {
+	port, pid := strconv.Itoa(harness.FreePort(t)), filepath.Join(dir, "pid")
+	config := harness.Image(t, dir, "config", []byte(fmt.Sprintf(
+		"[generic]\nlistenaddr = 127.0.0.1\nport = %s\nallowlist = true\n[disk]\nexportname = %s\nflush = true\nfua = true\ntrim = true\n",
+		port, harness.Image(t, dir, "reference.img", make([]byte, 64*mib)))))
+	harness.Run(t, "nbd-server", "-C", config, "-p", pid)
+	text, err := os.ReadFile(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Kill(number, syscall.SIGTERM) })
+	return port
 }
 
 // peers attaches servers by others by our client: one connection, and several where the

@@ -149,8 +149,7 @@ func moved(t *guest.T) {
 func crashedClient(t *guest.T) {
 	for _, connections := range []int{1, 4} {
 		k := keep(t, connections, 3)
-		k.Process.Signal(syscall.SIGKILL)
-		<-k.Exited()
+		k.Process.Kill()
 		k.load.Progress(20, back)
 		k.Process = harness.Spawn(t, nil, guest.ClientPath, "supervisor", "-n")
 		t.Await("the next process keeps the device", func() bool {
