@@ -1,4 +1,4 @@
-// Package nbd is the root of a server, a client half and a library for the NBD
+// Package nbd is the root of a server, a kernel client and a library for the NBD
 // protocol, which lets any machine use a disk that lives on another one. This
 // package holds no code: it is the map of the others.
 //
@@ -12,6 +12,8 @@
 //     block.Layer.
 //   - To use an export from a Go program: package client. A connection is itself
 //     a block.Backend, so that it can be served again, or sit below a layer.
+//   - To have an export as /dev/nbd0, and keep it: the program in cmd/nbd-client,
+//     or package supervise; package kernel to tell the kernel yourself.
 //   - To look at the protocol on the wire, or to test a peer step by step:
 //     packages proto and handshake.
 //
@@ -30,10 +32,12 @@
 //	transmission      the transmission phase: the engine, groups of connections    proto, block, internal
 //	client            a connection to a server; is itself a block.Backend          handshake, transmission, proto, uri, block
 //	server            listeners, connections, TLS modes, rules, table of exports   handshake, transmission, proto, block
-//	backend/…         where bytes live: file, memory, null, pattern                block, internal
-//	layer/…           what changes them on the way: cow, readonly, offset, fault   block, internal
+//	backend/…         where bytes live: file, memory, multi, tree, null, pattern   block, internal
+//	layer/…           what changes them on the way: cow, readonly, partition …     block, internal
 //	chain             text, "memory:1G | cow", to a stack of the above             block
 //	chain/core        the usual elements of chains                                 chain, block, backend/…, layer/…
+//	kernel            /dev/nbdX: the kernel's driver, and what the system shows    proto, internal
+//	supervise         keeps kernel devices attached                                kernel, client, handshake, transmission, proto, uri
 //	cmd/…             programs: flags and wiring                                   everything
 //	internal/…        configuration files, test gates, these rules                 internal
 //	test/…            the built programs against real peers and bad ones           everything

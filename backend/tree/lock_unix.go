@@ -4,6 +4,7 @@ package tree
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +22,8 @@ func lock(f *os.File, shared bool) error {
 	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
-		return errors.New("it is in use by another device; override with the parameter force")
+		// EBUSY tells a server that reloads to close its own device first.
+		return fmt.Errorf("%w: it is in use by another device; override with the parameter force", unix.EBUSY)
 	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOLCK), errors.Is(err, unix.EBADF):
 		return nil // a file system without locks, or one that locks no folders
 	}

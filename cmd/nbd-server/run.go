@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -198,14 +197,10 @@ func (p *program) logProblems(problems nbdconf.Problems, least nbdconf.Severity)
 	return bad
 }
 
-// logLines logs each of the errors that were joined in err.
+// logLines logs an error, in as many lines as it has: one for each of those that
+// were joined in it.
 func (p *program) logLines(err error) {
-	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) && len(joined.Unwrap()) > 0 {
-		for _, e := range joined.Unwrap() {
-			p.logLines(e)
-		}
-		return
+	for line := range strings.Lines(err.Error()) {
+		p.log.Error(strings.TrimRight(line, "\n"))
 	}
-	p.log.Error(err.Error())
 }

@@ -4,16 +4,51 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 )
 
 // Group has the devices of a program that can be merged. The zero value is an
-// empty group; nil is one that never has members. Its methods may be called
-// concurrently.
+// empty group; nil is one that never has members. Two of its members never have one
+// diff. Its methods may be called concurrently.
 type Group struct {
 	mu      sync.Mutex
 	members []*Wait
+	diffs   map[string]struct{} // paths of those that are open, also where the system has no locks
+}
+
+// errInUse says that a diff belongs to another device: two would destroy it. That
+// it is EBUSY tells a server that reloads to close its own device first.
+var errInUse = fmt.Errorf("%w: it is in use by another device; each needs a diff of its own", syscall.EBUSY)
+
+// reserve takes the diff at path for one device, until release.
+func (g *Group) reserve(path string) error {
+	if g == nil || path == "" {
+		return nil
+	}
+	path = filepath.Clean(path)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, taken := g.diffs[path]; taken {
+		return errInUse
+	}
+	if g.diffs == nil {
+		g.diffs = make(map[string]struct{})
+	}
+	g.diffs[path] = struct{}{}
+	return nil
+}
+
+// release ends what reserve began.
+func (g *Group) release(path string) {
+	if g == nil || path == "" {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.diffs, filepath.Clean(path))
 }
 
 func (g *Group) add(w *Wait) {

@@ -169,8 +169,17 @@ func (w *Wait) Flush(ctx context.Context) error {
 func (w *Wait) flushDiff() error {
 	w.flushing.Lock()
 	defer w.flushing.Unlock()
-	if w.broken == nil {
-		w.broken = w.flushLocked()
+	if w.broken != nil {
+		return w.broken
+	}
+	return w.flushLocked()
+}
+
+// syncDiff makes the file of the diff stable. If that fails, nobody knows what the
+// file has, and it counts as broken from then on. The caller holds flushing.
+func (w *Wait) syncDiff(what string) error {
+	if err := w.diff.Sync(); err != nil {
+		w.broken = fmt.Errorf("wait: make %s stable: %w", what, err)
 	}
 	return w.broken
 }
@@ -182,11 +191,12 @@ func (w *Wait) flushLocked() error {
 		some := list[:min(len(list), atOnce)]
 		list = list[len(some):]
 		taken := w.marks.take(some) // before the sync, which covers what they stand for
-		if err := w.diff.Sync(); err != nil {
-			return fmt.Errorf("wait: make the diff stable: %w", err)
+		if err := w.syncDiff("the diff"); err != nil {
+			return err
 		}
 		for i := range taken {
 			if err := w.diff.writePage(taken[i].i, &taken[i].bits); err != nil {
+				w.marks.again(some) // the disk may be full: that passes
 				return fmt.Errorf("wait: write the bitmap of the diff: %w", err)
 			}
 		}
@@ -196,10 +206,7 @@ func (w *Wait) flushLocked() error {
 		if len(some) == 0 {
 			return nil
 		}
-		if err := w.diff.Sync(); err != nil {
-			return fmt.Errorf("wait: make the bitmap of the diff stable: %w", err)
-		}
-		return nil
+		return w.syncDiff("the bitmap of the diff")
 	}
 }
 

@@ -23,7 +23,7 @@ func lock(f *os.File) error {
 	}
 	switch {
 	case errors.Is(failed, syscall.EWOULDBLOCK):
-		return errors.New("it is in use by another device; each needs a diff of its own")
+		return errInUse
 	case errors.Is(failed, syscall.ENOSYS), errors.Is(failed, syscall.EOPNOTSUPP):
 		return nil // a file system without locks
 	}

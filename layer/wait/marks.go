@@ -178,6 +178,17 @@ func (m *marks) take(list []int64) []dirtyPage {
 	return taken
 }
 
+// again takes pages for dirty: what the file has of them is not known.
+func (m *marks) again(list []int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, i := range list {
+		if p := m.pages[i]; p != nil {
+			p.dirty = true
+		}
+	}
+}
+
 // list returns the numbers of the pages that have anything, in order.
 func (m *marks) list() []int64 {
 	m.mu.RLock()

@@ -147,8 +147,8 @@ func (w *Wait) mergeBatch(ctx context.Context, list []int64, buf []byte) error {
 	if w.broken != nil {
 		return w.broken
 	}
-	if w.broken = w.forget(list); w.broken != nil {
-		return w.broken
+	if err := w.forget(list); err != nil {
+		return err
 	}
 	w.marks.drop(list)
 	return nil
@@ -157,15 +157,13 @@ func (w *Wait) mergeBatch(ctx context.Context, list []int64, buf []byte) error {
 // forget clears pages of the bitmap, stable. If it fails, none or all or some are
 // cleared: whoever opens the diff next finds the same bytes either way.
 func (w *Wait) forget(list []int64) error {
+	w.marks.again(list) // until they are dropped, a flush must write them as they are
 	for _, i := range list {
 		if err := w.diff.writePage(i, new([pageSize]byte)); err != nil {
 			return fmt.Errorf("wait: clear the bitmap of the diff: %w", err)
 		}
 	}
-	if err := w.diff.Sync(); err != nil {
-		return fmt.Errorf("wait: make the bitmap of the diff stable: %w", err)
-	}
-	return nil
+	return w.syncDiff("the bitmap of the diff")
 }
 
 func (w *Wait) flushBase(ctx context.Context) error {

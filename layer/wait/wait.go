@@ -187,17 +187,29 @@ func open(c Config, size int64, next *block.Device, late func(context.Context) (
 	if c.Name == "" {
 		c.Name = c.Diff
 	}
-	s, err := c.storage()
-	if err != nil {
+	if err := c.Group.reserve(c.Diff); err != nil {
 		return nil, fmt.Errorf("wait: open the diff %s: %w", c.Diff, err)
 	}
 	w := &Wait{config: c, size: size, next: next, late: late, closing: make(chan struct{})}
-	if w.diff, err = openDiff(s, size, contents(next), &w.marks); err != nil {
-		return nil, errors.Join(fmt.Errorf("wait: the diff %s: %w", c.Diff, err), s.Close())
+	if err := w.openDiff(); err != nil {
+		c.Group.release(c.Diff)
+		return nil, err
 	}
 	w.caps = w.abilities()
 	c.Group.add(w)
 	return w, nil
+}
+
+func (w *Wait) openDiff() error {
+	c := &w.config
+	s, err := c.storage()
+	if err != nil {
+		return fmt.Errorf("wait: open the diff %s: %w", c.Diff, err)
+	}
+	if w.diff, err = openDiff(s, w.size, contents(w.next), &w.marks); err != nil {
+		return errors.Join(fmt.Errorf("wait: the diff %s: %w", c.Diff, err), s.Close())
+	}
+	return nil
 }
 
 // contents returns the name for the contents of a new diff over next. It is the
@@ -251,6 +263,7 @@ func (w *Wait) Close() error {
 	if w.now() != merged {
 		err = errors.Join(w.flushDiff(), w.diff.close())
 	}
+	w.config.Group.release(w.config.Diff)
 	if w.next != nil {
 		err = errors.Join(err, w.next.Close())
 	}
