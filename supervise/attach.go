@@ -59,6 +59,8 @@ func (s *Supervisor) reserve(ctx context.Context, identifier string) (d *Device,
 			select {
 			case <-news: // it is being detached, then another one can be attached
 				continue
+			case <-d.Done(): // it was forgotten before
+				continue
 			case <-ctx.Done():
 				return nil, nil, context.Cause(ctx)
 			}
@@ -345,6 +347,7 @@ func (d *Device) learned(r asked) {
 	case r.alive:
 		d.update(func(st *State) {
 			st.Seen.Instance = r.answer.instance
+			// The reference's server says by INFO that an export has no bytes.
 			e := &r.answer.export
 			st.Seen.InfoAgrees = r.answer.told && e.Size == st.Seen.Size && e.Flags == st.Seen.Flags
 		})

@@ -68,7 +68,7 @@ func (s *Supervisor) Listen(path string) error {
 
 // removeStale removes the socket of a process that is gone.
 func removeStale(path string) error {
-	conn, err := net.Dial("unix", path)
+	conn, err := net.DialTimeout("unix", path, 5*time.Second)
 	switch {
 	case err == nil:
 		conn.Close()

@@ -132,7 +132,7 @@ func (k *keeper) grown(st *State, r *resize, size int64, err error) {
 	d := k.d
 	k.failedSize = k.servable()
 	switch {
-	case errors.Is(err, context.Canceled): // the keeper is about to stop
+	case k.over && err != nil:
 	case err != nil:
 		d.log.Warn("the device keeps its size", "err", err)
 	case size > st.Size:

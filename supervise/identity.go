@@ -3,7 +3,6 @@ package supervise
 import (
 	"fmt"
 
-	"nbd.example/nbd/handshake"
 	"nbd.example/nbd/proto"
 )
 
@@ -80,10 +79,4 @@ func (st *State) compareAnswer(server string, a *answer) error {
 	default:
 		return changed("the server's export is another instance: %.100q now, %.100q before: what is on it is not what was attached", a.instance, was)
 	}
-}
-
-// agrees says whether INFO told what GO told. The reference's server says by INFO that
-// an export has no bytes.
-func (a *answer) agrees(e *handshake.ExportInfo) bool {
-	return a.told && a.export.Size == e.Size && a.export.Flags == e.Flags
 }

@@ -27,7 +27,7 @@ func TestIoctl(t *testing.T) {
 	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
 	h.serve(x)
 	r.cfg.Kernel = ioctls{r.k.Open()}
-	d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+	d, _ := r.attach(&Spec{URIs: []string{h.uri()}})
 	r.s.crash()
 	s := r.supervisor()
 	if _, err := s.Adopt(r.ctx()); err == nil || !strings.Contains(err.Error(), "ioctl") {
@@ -36,7 +36,7 @@ func TestIoctl(t *testing.T) {
 	if err := s.cfg.Kernel.Disconnect(r.ctx(), d.Index()); err != nil {
 		t.Fatal(err)
 	}
-	d, dev = r.attach(&Spec{URIs: []string{h.uri()}})
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
 	h.kill()
 	<-d.Done()
 	if !errors.Is(d.Err(), ErrLost) || dev.Attached() != nil {

@@ -23,6 +23,7 @@ type keeper struct {
 	said    string // what was logged last
 
 	job    context.CancelFunc // nil if there is none
+	over   bool               // the keeper stops; what was begun fails because of that
 	result chan func()
 
 	poll    *time.Timer // nil if sizes are not asked for
@@ -80,6 +81,7 @@ func (k *keeper) run(quit <-chan struct{}) {
 
 // stop ends the job, and whoever waits for a resize.
 func (k *keeper) stop() {
+	k.over = true
 	k.timer.Stop()
 	if k.poll != nil {
 		k.poll.Stop()
@@ -237,8 +239,11 @@ func (k *keeper) replaced(a *attempt, taken []*peer, err error) {
 		k.suspect = true
 	}
 	if len(taken) > 0 {
-		k.taken = time.Now()
+		k.taken, k.failedSize = time.Now(), 0
 		k.d.log.Info("reconnected", "connections", len(taken), "server", taken[0].from.name)
+	}
+	if k.over {
+		return
 	}
 	k.tell(err)
 	if err != nil {

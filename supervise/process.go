@@ -14,7 +14,7 @@ func parseStat(b []byte) uint64 {
 		return 0
 	}
 	fields := bytes.Fields(b[end+1:])
-	const state, start = 3 - 3, 22 - 3
+	const state, start = 0, 22 - 3 // behind the brackets
 	if len(fields) <= start || bytes.ContainsAny(fields[state], "ZXx") {
 		return 0
 	}

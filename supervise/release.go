@@ -109,9 +109,16 @@ func (s *Supervisor) handOver(ctx context.Context, pass func([]Socket)) error {
 // Reexec replaces the process by another program, usually by its own newer version,
 // which inherits the sockets: it finds them by [Inherit]. It does not return unless it
 // fails; then all goes on as before. Devices that Spec.Serve serves from this process
-// would lose their server, and make it fail; those behind a relay reconnect.
+// would lose their server, and make it fail, and so does one that is being attached;
+// those behind a relay reconnect.
 func (s *Supervisor) Reexec(program string, args, env []string) error {
 	devices := s.Devices()
+	s.mu.Lock()
+	busy := len(s.pending)
+	s.mu.Unlock()
+	if busy > 0 {
+		return fmt.Errorf("replace the process: %d devices are being attached: try again when that is done", busy)
+	}
 	for _, d := range devices {
 		if d.local != nil {
 			return fmt.Errorf("replace the process: it serves %s itself: detach that first", d.st.Device)

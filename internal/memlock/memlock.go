@@ -28,7 +28,6 @@
 package memlock
 
 import (
-	"errors"
 	"fmt"
 )
 
@@ -78,6 +77,3 @@ func (w Warning) String() string {
 	}
 	return fmt.Sprintf("%s: %v; %s", w.What, w.Err, w.Advice)
 }
-
-// errNotLinux says that there is nothing to do here.
-var errNotLinux = fmt.Errorf("memlock: only Linux can swap on NBD: %w", errors.ErrUnsupported)
