@@ -13,6 +13,7 @@ import (
 	"nbd.example/nbd/chain/core"
 	"nbd.example/nbd/server"
 	"nbd.example/nbd/supervise"
+	"nbd.example/nbd/transmission"
 )
 
 // local is a server in this process: what --serve attaches. It has one export, the
@@ -41,7 +42,7 @@ func (p *program) local(_ context.Context, text string, readOnly bool) (supervis
 		return nil, err
 	}
 	s, err := server.New(server.Config{
-		Logger: p.log,
+		Logger: p.log, Transmission: p.localLimits(),
 		Exports: []*server.Export{{
 			ReadOnly: readOnly, Settings: text,
 			Open: func(ctx context.Context, _ server.Client) (*block.Device, error) { return spec.Open(ctx) },
@@ -53,6 +54,15 @@ func (p *program) local(_ context.Context, text string, readOnly bool) (supervis
 	l := &local{s: s}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l, nil
+}
+
+// localLimits bounds what requests take. Swap is written when memory is short: whatever is
+// taken for it, beyond what the process has locked already, may not be there.
+func (p *program) localLimits() transmission.Config {
+	if !p.flags.Swap {
+		return transmission.Config{}
+	}
+	return transmission.Config{MaxBuffered: 4 << 20, Memory: transmission.NewMemory(8 << 20), Workers: 8}
 }
 
 // Dial makes a socket pair and serves one end of it.

@@ -67,7 +67,7 @@ func (p *program) attendControl(ctx context.Context, l net.Listener, r *remote) 
 	}()
 	return func() {
 		cancel()
-		<-done
+		p.ended("a request on the control socket", done)
 	}
 }
 
@@ -243,6 +243,7 @@ func (r *remote) put(name string, keys map[string]string, at int, do func(*serve
 		return report, coded(err)
 	}
 	r.conf = &next
+	r.p.retire(r.s, r.conf)
 	return report, nil
 }
 
@@ -266,6 +267,7 @@ func (r *remote) remove(name string) (server.Report, error) {
 		next := *r.conf
 		next.Exports = slices.Delete(slices.Clone(r.conf.Exports), at, at+1)
 		r.conf = &next
+		r.p.retire(r.s, r.conf)
 	}
 	return report, nil
 }

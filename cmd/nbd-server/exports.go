@@ -221,6 +221,10 @@ func (p *program) rules(x *nbdconf.Export) (*server.Rules, error) {
 	if x.AuthFile == "" {
 		return nil, nil
 	}
+	if info, err := p.env.open.Stat(x.AuthFile); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
+		// Opening it would wait for somebody to write, and a reload with it.
+		return nil, fmt.Errorf("%s: authfile: %s is a pipe; it must be a regular file", x.Where("authfile"), x.AuthFile)
+	}
 	text, err := opener.ReadFile(p.env.open, x.AuthFile, maxRules)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

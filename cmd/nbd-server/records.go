@@ -7,6 +7,7 @@ import (
 
 	"nbd.example/nbd/internal/nbdconf"
 	"nbd.example/nbd/internal/trlog"
+	"nbd.example/nbd/server"
 	"nbd.example/nbd/transmission"
 )
 
@@ -20,7 +21,8 @@ type records struct {
 // record is one transaction log, with what exports tell it through.
 type record struct {
 	log         *trlog.Log
-	plain, data *trlog.Tap // without and with what is written
+	plain, data *trlog.Tap      // without and with what is written
+	exports     map[string]bool // names of those that have ever had it
 }
 
 // tap returns what the requests of an export are told to, nil for nothing. It
@@ -48,12 +50,13 @@ func (p *program) tap(x *nbdconf.Export) (transmission.Tap, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", x.Where("transactionlog"), err)
 		}
-		one = &record{log: log, plain: log.Tap(false), data: log.Tap(true)}
+		one = &record{log: log, plain: log.Tap(false), data: log.Tap(true), exports: make(map[string]bool)}
 		if r.open == nil {
 			r.open = make(map[string]*record)
 		}
 		r.open[path] = one
 	}
+	one.exports[x.Name] = true
 	if x.DataLog {
 		return one.data, nil
 	}
@@ -72,25 +75,38 @@ func (p *program) rotate() {
 	}
 }
 
-// retire closes the logs that no export of a configuration has any more.
-func (p *program) retire(conf *nbdconf.Config) {
+// retire closes the logs that no export of a configuration has any more. Clients
+// that were there before the configuration still tell the log that they began with: as
+// long as an export that had it has clients, it stays open, until the next time.
+func (p *program) retire(s *server.Server, conf *nbdconf.Config) {
+	busy := make(map[string]bool)
+	for _, e := range s.Exports() {
+		busy[e.Export.Name] = busy[e.Export.Name] || e.Clients > 0
+	}
 	wanted := make(map[string]bool)
 	for _, x := range conf.Exports {
 		if x.TransactionLog != "" {
 			wanted[p.env.open.Abs(x.TransactionLog)] = true
 		}
 	}
-	p.closeRecords(func(path string) bool { return !wanted[path] })
+	p.closeRecords(func(path string, one *record) bool {
+		for name := range one.exports {
+			if busy[name] {
+				return false
+			}
+		}
+		return !wanted[path]
+	})
 }
 
 // closeRecords closes the logs of which which says so. Nil closes all.
-func (p *program) closeRecords(which func(path string) bool) {
+func (p *program) closeRecords(which func(path string, one *record) bool) {
 	r := &p.records
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs []error
 	for path, one := range r.open {
-		if which == nil || which(path) {
+		if which == nil || which(path, one) {
 			errs = append(errs, one.log.Close())
 			delete(r.open, path)
 		}

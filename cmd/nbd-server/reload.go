@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"nbd.example/nbd/internal/nbdconf"
 	"nbd.example/nbd/server"
@@ -36,7 +37,7 @@ func (p *program) reload(s *server.Server, old *nbdconf.Config) (*nbdconf.Config
 		p.log.Error("the configuration was not taken over; the earlier one stays in force")
 		return old, report, err
 	}
-	p.retire(conf)
+	p.retire(s, conf)
 	p.tellFixed(old, conf)
 	// What is fixed stays as it was.
 	g := old.Generic
@@ -44,6 +45,47 @@ func (p *program) reload(s *server.Server, old *nbdconf.Config) (*nbdconf.Config
 	g.KeyFile, g.CertFile, g.CACertFile, g.TLSPrio = conf.Generic.KeyFile, conf.Generic.CertFile, conf.Generic.CACertFile, conf.Generic.TLSPrio
 	conf.Generic = g
 	return conf, report, nil
+}
+
+// endPatience bounds the wait, when the server has ended, for what still looks at
+// its files: a file system that does not answer must not keep the process.
+const endPatience = 5 * time.Second
+
+// ended waits for the end of something, not for ever.
+func (p *program) ended(what string, done <-chan struct{}) {
+	t := time.NewTimer(endPatience)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+		p.log.Warn(what + " does not end: a file or device does not answer; it is not waited for")
+	}
+}
+
+// reloads returns what asks for a reload, and does not wait for it, so that signals
+// are obeyed meanwhile; and what ends that.
+func (r *remote) reloads() (ask, stop func()) {
+	asked, done := make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		defer close(done)
+		for range asked {
+			r.reload()
+		}
+	}()
+	ask = func() {
+		select {
+		case asked <- struct{}{}:
+		default: // one that has not begun will see all that there is
+		}
+	}
+	return ask, func() {
+		select {
+		case <-asked:
+		default:
+		}
+		close(asked)
+		r.p.ended("the reload", done)
+	}
 }
 
 // badConfig is returned for a configuration whose errors are logged already.

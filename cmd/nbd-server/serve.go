@@ -145,6 +145,8 @@ func (p *program) attend(ctx context.Context, r *remote, listeners []listener, c
 		status = exitError
 	}
 	p.notify(readyText(exports))
+	reload, stop := r.reloads()
+	defer stop()
 	for status == exitOK {
 		select {
 		case <-ctx.Done():
@@ -155,7 +157,7 @@ func (p *program) attend(ctx context.Context, r *remote, listeners []listener, c
 		case sig := <-signals:
 			switch sig {
 			case hangup:
-				r.reload()
+				reload()
 			case mergeSignal:
 				p.merge(ctx)
 			default:
@@ -175,27 +177,33 @@ func (p *program) serveOn(s *server.Server, l listener) error {
 	return s.Serve(l.Listener)
 }
 
-// end drains the server. A second signal cuts what is left.
+// end drains the server. A second signal cuts what is left, and a third one does not
+// wait for disks either, which may never answer.
 func (p *program) end(s *server.Server, signals <-chan os.Signal, why string) int {
 	p.log.Info("shutting down", "why", why)
 	p.notify("STOPPING=1")
 	ctx, cancel := context.WithTimeoutCause(context.Background(), drainTime, fmt.Errorf("not done after %v", drainTime))
 	defer cancel()
 	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
 	done := make(chan error, 1)
 	go func() { done <- s.Shutdown(ctx) }()
 	for {
 		select {
 		case err := <-done:
-			cut(nil)
 			if err != nil {
 				p.logLines(err)
 				return exitError
 			}
 			return exitOK
 		case sig := <-signals:
-			if sig != hangup && sig != mergeSignal {
+			switch {
+			case sig == hangup || sig == mergeSignal:
+			case ctx.Err() == nil:
 				cut(errors.New("a second signal"))
+			default:
+				p.log.Error("ending at once: one more signal came while disks were waited for; what was not flushed may be lost")
+				return exitError
 			}
 		}
 	}

@@ -14,7 +14,7 @@ import (
 func (p *program) load() (*nbdconf.Config, nbdconf.Problems, error) {
 	name := p.flags.Config
 	if name == "" {
-		name = serverflags.DefaultConfig
+		name, _ = serverflags.Files()
 	}
 	conf, problems, err := nbdconf.Load(p.env.open, p.env.open.Abs(name))
 	switch {
@@ -45,7 +45,7 @@ func (p *program) commandLineExport() *nbdconf.Export {
 		Pos: nbdconf.Pos{File: "command line"},
 	}
 	if x.AuthFile == "" {
-		x.AuthFile = serverflags.DefaultAuth
+		_, x.AuthFile = serverflags.Files()
 	}
 	if f.MultiFile {
 		x.ExportName = p.env.open.Abs(f.File)

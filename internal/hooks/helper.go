@@ -20,8 +20,9 @@ const (
 	// maxOutput bounds what is kept of a command's output, in bytes.
 	maxOutput = 4 << 10
 	// straggle bounds the wait for output behind a command's end: what it has left
-	// in the background may hold the pipe open for ever.
-	straggle = 200 * time.Millisecond
+	// in the background may hold the pipe open for ever. On a busy machine the output
+	// of others may come late, too.
+	straggle = 2 * time.Second
 	// mercy is the time between asking a command to end, and ending it.
 	mercy = 5 * time.Second
 )
@@ -34,6 +35,7 @@ func Main() bool {
 		return false
 	}
 	os.Unsetenv(variable)
+	keepFiles()
 	// It ends with the server. Signals are caught and not ignored: what is ignored, its
 	// children would ignore, too.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt, syscall.SIGHUP, syscall.SIGTERM)

@@ -91,7 +91,9 @@ type reply struct {
 // Helper is a process that runs commands. Its methods may be called concurrently.
 type Helper struct {
 	cmd *exec.Cmd
-	in  io.WriteCloser
+
+	sending sync.Mutex // one message at a time; never waited for with mu held
+	in      io.WriteCloser
 
 	mu      sync.Mutex
 	last    uint64
@@ -188,6 +190,10 @@ func (h *Helper) send(r *request) error {
 	if err != nil {
 		return err
 	}
+	// The helper may be slow to read: meanwhile its replies must be read, or it would
+	// wait for us as we do for it.
+	h.sending.Lock()
+	defer h.sending.Unlock()
 	_, err = h.in.Write(append(line, '\n'))
 	return err
 }
@@ -205,16 +211,11 @@ func (h *Helper) Run(ctx context.Context, c Command) (output string, err error) 
 	h.last++
 	id := h.last
 	h.waiting[id] = ch
-	err = h.send(&request{ID: id, Text: c.Text, Env: c.Env})
 	h.mu.Unlock()
-	if err != nil {
+	if h.send(&request{ID: id, Text: c.Text, Env: c.Env}) != nil {
 		return "", ErrGone
 	}
-	stop := context.AfterFunc(ctx, func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.send(&request{ID: id, Kill: true})
-	})
+	stop := context.AfterFunc(ctx, func() { h.send(&request{ID: id, Kill: true}) })
 	defer stop()
 	r, ok := <-ch
 	switch {

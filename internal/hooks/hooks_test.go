@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -155,6 +156,55 @@ func TestGone(t *testing.T) {
 	if _, err := h.Run(within(t), Command{Text: "true"}); !errors.Is(err, ErrGone) {
 		t.Errorf("a command for nobody: %v", err)
 	}
+}
+
+// slowPipe takes messages one by one, when it is told to.
+type slowPipe struct{ begun, goOn chan struct{} }
+
+func (p slowPipe) Write(b []byte) (int, error) {
+	p.begun <- struct{}{}
+	<-p.goOn
+	return len(b), nil
+}
+
+func (slowPipe) Close() error { return nil }
+
+// TestReplyWhileSending: replies are read while a message cannot be sent. Else the
+// helper, which may have to get rid of one before it reads, and its server would wait
+// for each other for ever.
+func TestReplyWhileSending(t *testing.T) {
+	p := slowPipe{make(chan struct{}), make(chan struct{})}
+	h := &Helper{cmd: &exec.Cmd{}, in: p, waiting: make(map[uint64]chan reply), ended: make(chan struct{})}
+	out, replies := io.Pipe()
+	go h.listen(out)
+	run := func() <-chan error {
+		end := make(chan error, 1)
+		go func() {
+			_, err := h.Run(context.Background(), Command{Text: "true"})
+			end <- err
+		}()
+		<-p.begun
+		return end
+	}
+	one := run()
+	p.goOn <- struct{}{}
+	two := run() // stuck in the pipe
+	fmt.Fprintln(replies, `{"ID":1}`)
+	select {
+	case err := <-one:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Fatal("a reply is not read while a message is on its way")
+	}
+	p.goOn <- struct{}{}
+	fmt.Fprintln(replies, `{"ID":2}`)
+	if err := <-two; err != nil {
+		t.Error(err)
+	}
+	replies.Close()
+	<-h.ended
 }
 
 // TestUser: the helper is somebody else, and cannot go back.

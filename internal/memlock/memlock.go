@@ -13,6 +13,9 @@
 //   - What the kernel allocates on its behalf does not wait for write-back
 //     (PR_SET_IO_FLUSHER, on every thread and those to come), and it is not slowed down
 //     for pages that others have made dirty.
+//   - It may take from the memory that the kernel holds in reserve: tasks with a real-time
+//     priority may, so its threads get one, the lowest.
+//   - The runtime has threads in stock, since starting one takes memory.
 //
 // Each of these needs rights, and each helps without the others; so what cannot be done
 // is a [Warning], not an error.

@@ -12,7 +12,9 @@ import (
 	"runtime/metrics"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,8 +34,10 @@ func Lock(o Options) ([]Warning, error) {
 	for _, step := range []func(*Options) *Warning{
 		lockMemory, // first: what is taken after it is locked
 		fillHeap,
+		startThreads,
 		s.setScore,
 		flushIO,
+		reachReserve,
 		s.checkReserve,
 	} {
 		if w := step(&o); w != nil {
@@ -164,6 +168,45 @@ func fill(n int) {
 		p[i] = 1
 	}
 	runtime.KeepAlive(p)
+}
+
+// spareThreads are how many threads the runtime has beyond those that it needs already.
+const spareThreads = 16
+
+// startThreads makes the runtime start threads, which it keeps: it needs one for each
+// system call that waits, and starting one later takes memory.
+func startThreads(*Options) *Warning {
+	var started, ended sync.WaitGroup
+	started.Add(spareThreads)
+	for range spareThreads {
+		ended.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread() // else the thread would end
+			started.Done()
+			started.Wait()
+		})
+	}
+	ended.Wait()
+	return nil
+}
+
+// reachReserve gives all threads a real-time priority, the lowest. To such tasks the
+// kernel gives memory also from the reserve that it holds back from others. What it takes
+// to answer the kernel, above all, is taken on behalf of this process.
+func reachReserve(*Options) *Warning {
+	priority := int32(1)
+	_, _, e := syscall.AllThreadsSyscall(unix.SYS_SCHED_SETSCHEDULER, 0, unix.SCHED_RR, uintptr(unsafe.Pointer(&priority)))
+	if e == 0 {
+		return nil
+	}
+	w := &Warning{
+		What: "ask for a real-time priority, which opens the kernel's reserve of memory", Err: e,
+		Advice: "what this process needs to answer may not be there when memory is short; run it as root, or with CAP_SYS_NICE",
+	}
+	if errors.Is(e, syscall.ENOTSUP) {
+		w.Advice = "this program was built with cgo; build it with CGO_ENABLED=0"
+	}
+	return w
 }
 
 // system is the part of /proc that is read and written.

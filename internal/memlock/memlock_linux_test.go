@@ -33,6 +33,8 @@ type report struct {
 	Score    string // /proc/self/oom_score_adj
 	Threads  int    // how many were asked
 	Flushers int    // how many of them are marked
+	RealTime int    // how many of all threads have a real-time priority
+	All      int    // how many there are
 	Limit    int64  // of the runtime's memory
 	Resident int64  // bytes of the heap's memory in use or free, not given back
 	Later    int64  // the same, after more was used and collected
@@ -84,11 +86,24 @@ func prepare(o Options) (*report, error) {
 	r.Score = strings.TrimSpace(string(score))
 	r.Locked = strings.Contains(string(status), "VmLck:") && !strings.Contains(string(status), "VmLck:\t       0 kB")
 	r.Program = absent(string(smaps), exe)
+	tasks, err5 := os.ReadDir("/proc/self/task")
+	for _, task := range tasks {
+		stat, err := os.ReadFile("/proc/self/task/" + task.Name() + "/stat")
+		if err != nil {
+			return nil, err
+		}
+		// The name may hold anything; the policy is the 41st field.
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		r.All++
+		if f := strings.Fields(rest); f[38] == "2" {
+			r.RealTime++
+		}
+	}
 	for range 200 {
 		fill(1 << 20)
 	}
 	r.Later = inUse()
-	return r, errors.Join(err1, err2, err3, err4)
+	return r, errors.Join(err1, err2, err3, err4, err5)
 }
 
 // group is a number of threads that answer questions.
@@ -240,6 +255,15 @@ func TestLock(t *testing.T) {
 	}
 	if r.Threads != 12 || r.Flushers != marked || resource == strings.Contains(all, "PR_SET_IO_FLUSHER") {
 		t.Errorf("of %d threads %d are marked; the warnings:\n%s", r.Threads, r.Flushers, all)
+	}
+	if r.All < 4+spareThreads { // those of the test that were there before
+		t.Errorf("there are %d threads", r.All)
+	}
+	if !allowed(t, unix.CAP_SYS_NICE) && r.RealTime != 0 { // with it, the system may still say no
+		t.Errorf("of %d threads %d have a real-time priority, which is not allowed", r.All, r.RealTime)
+	}
+	if r.RealTime != 0 && r.RealTime != r.All || (r.RealTime == 0) != strings.Contains(all, "real-time") {
+		t.Errorf("of %d threads %d have a real-time priority; the warnings:\n%s", r.All, r.RealTime, all)
 	}
 	checkHeap(t, r, DefaultHeap)
 

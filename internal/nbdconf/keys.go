@@ -65,7 +65,7 @@ var genericKeys = []Key{
 	{Name: "certfile", Kind: String, Default: "the value of keyfile", field: func(g *Generic, _ *Export) any { return &g.CertFile },
 		Help: `The PEM file of the server's certificate, followed by those that lead to its authority. It is read again on SIGHUP.`},
 	{Name: "control", Kind: String, field: func(g *Generic, _ *Export) any { return &g.Control },
-		Help: `The path of a unix socket on which "nbd ctl" looks at the server and changes it; see nbd-ctl(1). It is made before the server changes to user, for its owner alone: who can write to it can have the server serve any file that it can open. A change of its mode or group, once it is there, lets others in; so does a socket of systemd by the name of control, with SocketMode and SocketGroup. The option --control has precedence.
+		Help: `The path of a unix socket on which "nbd ctl" looks at the server and changes it; see nbd-ctl(1). It is made before the server changes to user, for its owner alone: who can write to it can have the server serve any file that it can open, and, by prerun, have commands run as run_user. A change of its mode or group, once it is there, lets others in; so does a socket of systemd by the name of control, with SocketMode and SocketGroup. The option --control has precedence.
 
 The reference does not know this key.`},
 	{Name: "duallisten", Kind: Bool, field: func(g *Generic, _ *Export) any { return &g.DualListen },
@@ -140,9 +140,9 @@ The reference has false as its default.`},
 	{Name: "port", Kind: String, field: func(_ *Generic, x *Export) any { return &x.Port },
 		Help: `The TCP port on which this export is served to antique clients, a number or the name of a service. It needs oldstyle in [generic], without which it has no effect.`},
 	{Name: "postrun", Kind: String, field: func(_ *Generic, x *Export) any { return &x.PostRun },
-		Help: `A command that is run when a client has gone, or could not be served after prerun had succeeded; see there. How it ends does not matter, but is logged.`},
+		Help: `A command that is run when a client has gone, or could not be served after prerun had succeeded; see there. How it ends does not matter, but is logged. The connection is closed when it has ended, so that a client that waits for that finds its work done.`},
 	{Name: "prerun", Kind: String, field: func(_ *Generic, x *Export) any { return &x.PreRun },
-		Help: `A command that is run for each connection that asks for the export, before anything is opened for it. If it fails the client is refused. It is given to the system's shell; %s stands for the name of the file, unquoted, and %% for %. In its environment NBD_EXPORT is the name of the export, NBD_FILE the file and NBD_CLIENT the client's address. Its working directory is /, its standard input is empty, and what it says is logged. It is run as run_user in [generic].
+		Help: `A command that is run for each connection that asks for the export, before anything is opened for it. If it fails the client is refused. It is given to the system's shell; %s stands for the name of the file, unquoted, and %% for %. In its environment NBD_EXPORT is the name of the export, NBD_FILE the file and NBD_CLIENT the client's address. Its working directory is /, its standard input is empty, and what it says is logged; what it leaves running in the background must write elsewhere, for the pipe is closed two seconds after its end. It is run as run_user in [generic].
 
 An export with prerun or postrun is opened for the first of its connections and closed behind the last, so that its file may be made and removed by these commands.`},
 	{Name: "readonly", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.ReadOnly },

@@ -1,8 +1,11 @@
 package serverflags
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"os"
+	"runtime"
 	"strings"
 )
 
@@ -111,11 +114,24 @@ var options = []Option{
 	{Long: "log-level", Arg: "LEVEL", Help: "debug, info, warn or error", words: []string{"debug", "info", "warn", "error"}, field: func(f *Flags) any { return &f.LogLevel }},
 }
 
-// The files that are meant where none is named.
+// The files that are meant where none is named, but on Windows; see [Files].
 const (
 	DefaultConfig = "/etc/nbd-server/config"
 	DefaultAuth   = "/etc/nbd-server/allow"
 )
+
+// Files returns the paths of the files that are meant where none is named: on
+// Windows they are in the folder for programs' data, elsewhere [DefaultConfig] and
+// [DefaultAuth].
+func Files() (config, auth string) { return files(runtime.GOOS, os.Getenv("ProgramData")) }
+
+func files(system, programData string) (config, auth string) {
+	if system != "windows" {
+		return DefaultConfig, DefaultAuth
+	}
+	dir := cmp.Or(programData, `C:\ProgramData`) + `\nbd-server\`
+	return dir + "config", dir + "allow"
+}
 
 // Usage is the first line of help.
 const Usage = "nbd-server [option ...] [[address@]port [file [size]]]"
@@ -137,6 +153,12 @@ func (o Option) Forms() string {
 
 // WriteHelp writes the usage text.
 func WriteHelp(w io.Writer) error {
+	return writeHelp(w, runtime.GOOS, os.Getenv("ProgramData"))
+}
+
+func writeHelp(w io.Writer, system, programData string) error {
+	config, auth := files(system, programData)
+	here := strings.NewReplacer(DefaultConfig, config, DefaultAuth, auth)
 	var b strings.Builder
 	fmt.Fprintf(&b, "Usage: %s\n\n", Usage)
 	b.WriteString(`Serves files, block devices and memory as network block devices.
@@ -149,7 +171,10 @@ func WriteHelp(w io.Writer) error {
 
 `)
 	for _, o := range options {
-		fmt.Fprintf(&b, "  %s\n        %s\n", o.Forms(), o.Help)
+		fmt.Fprintf(&b, "  %s\n        %s\n", o.Forms(), here.Replace(o.Help))
+	}
+	if system == "windows" {
+		b.WriteString("\n\"nbd-server service\" makes the server a service of Windows, and tells more about it.\n")
 	}
 	b.WriteString("\nSee nbd-server(8), and nbd-server(5) for the configuration file.\n")
 	_, err := io.WriteString(w, b.String())

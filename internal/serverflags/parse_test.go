@@ -102,7 +102,7 @@ func TestParseErrors(t *testing.T) {
 // TestOptions checks that the table is consistent and that help has all of it.
 func TestOptions(t *testing.T) {
 	var b strings.Builder
-	if err := WriteHelp(&b); err != nil {
+	if err := writeHelp(&b, "linux", ""); err != nil {
 		t.Fatal(err)
 	}
 	seen := map[string]bool{}
@@ -122,6 +122,31 @@ func TestOptions(t *testing.T) {
 		}
 		if strings.HasPrefix(o.Arg, "[") && o.words == nil {
 			t.Errorf("--%s: nothing is meant if its argument is left out", o.Long)
+		}
+	}
+}
+
+// TestFiles: Windows has its own place for the files of programs, and help says so.
+func TestFiles(t *testing.T) {
+	for _, c := range []struct{ system, data, config, auth string }{
+		{"linux", `C:\Data`, "/etc/nbd-server/config", "/etc/nbd-server/allow"},
+		{"windows", `D:\Data`, `D:\Data\nbd-server\config`, `D:\Data\nbd-server\allow`},
+		{"windows", "", `C:\ProgramData\nbd-server\config`, `C:\ProgramData\nbd-server\allow`},
+	} {
+		config, auth := files(c.system, c.data)
+		if config != c.config || auth != c.auth {
+			t.Errorf("%s with %q: %s and %s, want %s and %s", c.system, c.data, config, auth, c.config, c.auth)
+		}
+		var b strings.Builder
+		if err := writeHelp(&b, c.system, c.data); err != nil {
+			t.Fatal(err)
+		}
+		help := b.String()
+		if !strings.Contains(help, "instead of "+c.config+"\n") || !strings.Contains(help, "instead of "+c.auth+"\n") {
+			t.Errorf("%s: help does not name %s and %s", c.system, c.config, c.auth)
+		}
+		if windows := c.system == "windows"; strings.Contains(help, "nbd-server service") != windows || strings.Contains(help, "/etc/") == windows {
+			t.Errorf("%s: help is that of another system:\n%s", c.system, help)
 		}
 	}
 }

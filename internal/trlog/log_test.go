@@ -410,6 +410,38 @@ func TestDiskFull(t *testing.T) {
 		"lost 6", "data false", "data true", "> 5 WRITE 0 0+512 [512 x 5]", "< 5 OK")
 }
 
+// TestDiskFlaps: a disk that is full now and then is complained of now and then.
+func TestDiskFlaps(t *testing.T) {
+	cfg := openIn(t, "log")
+	var messages said
+	cfg.Logger = slog.New(slog.NewTextHandler(&messages, nil))
+	d := onDisk(&cfg)
+	l := mustOpen(t, cfg)
+	x := l.Tap(false)
+	fail := func(room int) {
+		d.set(room, nil)
+		x.Answered(write(1, 0, 512), nil, proto.OK)
+		l.Flush() // so that nobody else uses l.w
+	}
+	l.w.told = time.Now().Add(time.Hour)
+	for range 3 {
+		fail(10)
+		fail(-1)
+	}
+	fail(10)
+	if messages.count("cannot be written") != 0 || messages.count("can be written again") != 0 {
+		t.Errorf("it does not stay quiet:\n%s", &messages.b)
+	}
+	l.w.told = time.Now().Add(-2 * quiet)
+	fail(10) // still
+	fail(10)
+	fail(-1)
+	if messages.count("cannot be written") != 1 || messages.count("can be written again") != 1 {
+		t.Errorf("want one complaint and its end:\n%s", &messages.b)
+	}
+	l.Close()
+}
+
 // TestStuckDisk has the disk stand still. Whoever logs must not be kept for long,
 // memory must be bounded, and what is missing must be marked.
 func TestStuckDisk(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 )
 
 // piece is a stretch of a log that is written at once: whole records.
@@ -106,15 +107,21 @@ func (l *Log) run() {
 	}
 }
 
+// quiet is how often a disk that is full, and now and then not quite, is
+// complained of at most. The program's own log may be on the same one.
+const quiet = time.Minute
+
 // writer writes pieces to the file, by one goroutine at a time.
 type writer struct {
 	log  *slog.Logger
 	name string
 	file File
 
-	missing uint64 // records that could not be written since the last that could
-	failing bool   // that was said
-	torn    int64  // bytes of half a record at the end of the file
+	missing uint64    // records that could not be written since the last that could
+	failing bool      // the last piece could not be written
+	said    bool      // so it was said
+	told    time.Time // when that was said last
+	torn    int64     // bytes of half a record at the end of the file
 
 	mu     sync.Mutex
 	latest File // what file is, or will be once the queue is written
@@ -155,16 +162,17 @@ func (w *writer) write(p *piece) bool {
 			w.log.Error("half a record cannot be taken from the end of the transaction log", "file", w.name, "error", undo)
 		}
 		w.missing += p.records
-		if !w.failing {
-			w.failing = true
+		w.failing = true
+		if !w.said && time.Since(w.told) >= quiet {
+			w.said, w.told = true, time.Now()
 			w.log.Error("the transaction log cannot be written: records are lost until it can be; clients are served on", "file", w.name, "error", err)
 		}
 		return false
 	}
-	if w.failing {
+	if w.said {
 		w.log.Info("the transaction log can be written again", "file", w.name, "missing", w.missing)
 	}
-	w.failing, w.missing, w.torn = false, 0, 0
+	w.failing, w.said, w.missing, w.torn = false, false, 0, 0
 	return true
 }
 

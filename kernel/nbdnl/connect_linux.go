@@ -7,7 +7,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/mdlayher/genetlink"
 	"golang.org/x/sys/unix"
 
 	"nbd.example/nbd/kernel"
@@ -64,13 +63,25 @@ func (d *Driver) callConnect(ctx context.Context, a *kernel.Attach) ([]byte, err
 	return d.call(ctx, &message{
 		command: cmdConnect, files: a.Sockets,
 		encode: func(fds []uint32) ([]byte, error) { return encodeConnect(a, fds) },
-		late: func(conn *genetlink.Conn, b []byte) { // nobody knows of the device
-			if i, err := decodeIndex(b); err == nil {
-				b, _ := encodeIndex(i)
-				d.execute(conn, &message{command: cmdDisconnect, ack: true}, b)
-			}
-		},
+		late:   d.undo,
 	})
+}
+
+// undo detaches what was attached when nobody waited for it any more.
+func (d *Driver) undo(reply []byte) {
+	i, err := decodeIndex(reply)
+	if err != nil {
+		return
+	}
+	conn, err := d.dial() // the driver may be closed
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	if b, err := encodeIndex(i); err == nil {
+		// If it fails, the device stays, and there is nobody to tell.
+		_, _ = d.execute(conn, &message{command: cmdDisconnect, ack: true}, b)
+	}
 }
 
 // passing reports whether an error may be one that soon is no more: somebody, udev for

@@ -136,7 +136,7 @@ type message struct {
 	encode func(fds []uint32) ([]byte, error)
 	files  []*os.File
 	// late gets the reply when nobody waits for it any more.
-	late func(*genetlink.Conn, []byte)
+	late func([]byte)
 }
 
 // call sends a message and returns the attributes of the reply. When ctx ends first, it
@@ -167,15 +167,15 @@ func (d *Driver) call(ctx context.Context, m *message) ([]byte, error) {
 	go func() {
 		b, err := d.execute(conn, m, b)
 		closeAll(fds)
+		var errno syscall.Errno
+		d.give(conn, err == nil || errors.As(err, &errno))
 		select {
 		case done <- result{b, err}:
 		case <-left:
 			if err == nil && m.late != nil {
-				m.late(conn, b)
+				m.late(b)
 			}
 		}
-		var errno syscall.Errno
-		d.give(conn, err == nil || errors.As(err, &errno))
 	}()
 	select {
 	case r := <-done:

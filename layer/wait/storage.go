@@ -49,6 +49,9 @@ func (c Config) storage() (Storage, error) {
 	if err != nil {
 		return nil, err
 	}
+	if info, err := f.Stat(); err == nil && !info.Mode().IsRegular() {
+		return nil, errors.Join(errors.New("it is no regular file, and a diff must be one"), f.Close())
+	}
 	if err := lock(f); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"nbd.example/nbd/backend/file"
@@ -281,9 +282,34 @@ func TestInUse(t *testing.T) {
 	c := wait.Config{Diff: newDiff(t)}
 	disk := blocktest.NewDisk(t, blocktest.FullCaps(10_000))
 	over(t, device(t, disk.Open()), c)
-	if _, err := wait.Layer(c)(device(t, disk.Open())); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := wait.Layer(c)(device(t, disk.Open())); !errors.Is(err, syscall.EBUSY) || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("%v", err)
 	}
+}
+
+// TestInUseByGroup: the devices of a group do not need locks of the system for
+// that, which not all have.
+func TestInUseByGroup(t *testing.T) {
+	c := wait.Config{Diff: newDiff(t), Storage: &storage{}, Group: &wait.Group{}}
+	disk := blocktest.NewDisk(t, blocktest.FullCaps(10_000))
+	_, d := over(t, device(t, disk.Open()), c)
+	other := c
+	other.Diff, other.Storage = filepath.Join(filepath.Dir(c.Diff), ".", "x", "..", filepath.Base(c.Diff)), &storage{}
+	if _, err := wait.Layer(other)(device(t, disk.Open())); !errors.Is(err, syscall.EBUSY) || !strings.Contains(err.Error(), filepath.Base(c.Diff)) {
+		t.Errorf("while it is open: %v", err)
+	}
+	if n := len(c.Group.Status()); n != 1 {
+		t.Errorf("the group has %d members", n)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	bad := c
+	bad.Storage = &storage{p: []byte("my thesis")}
+	if _, err := wait.Layer(bad)(device(t, disk.Open())); err == nil {
+		t.Error("a wrong diff was taken")
+	}
+	over(t, device(t, disk.Open()), c) // what failed has let it go
 }
 
 // TestWrongDiff wants other files left alone.
@@ -333,6 +359,9 @@ func TestWrongDiff(t *testing.T) {
 	if _, err := wait.Layer(wait.Config{Diff: good})(other); err == nil || !strings.Contains(err.Error(), "made for a device of 10000 bytes") {
 		t.Errorf("a device of another size: %v", err)
 	}
+	if _, err := wait.Layer(wait.Config{Diff: os.DevNull})(other); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("a device as a diff: %v", err)
+	}
 	if _, err := wait.Layer(wait.Config{})(other); err == nil || !strings.Contains(err.Error(), "no path") {
 		t.Errorf("no path: %v", err)
 	}
@@ -343,6 +372,7 @@ type storage struct {
 	mu   sync.Mutex
 	p    []byte
 	fail error // of Sync
+	full int64 // WriteAt fails up to this offset, in bytes, behind the header
 }
 
 func (s *storage) ReadAt(p []byte, off int64) (int, error) {
@@ -358,6 +388,9 @@ func (s *storage) ReadAt(p []byte, off int64) (int, error) {
 func (s *storage) WriteAt(p []byte, off int64) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if off >= 4096 && off < s.full {
+		return 0, syscall.ENOSPC
+	}
 	return copy(s.p[off:], p), nil
 }
 
@@ -412,6 +445,43 @@ func TestDiffFails(t *testing.T) {
 	}
 	if got := disk.Contents(); got[5] != 0 {
 		t.Error("the base was changed")
+	}
+}
+
+// TestBitmapFull wants a full disk to be no more than a pause: what was written
+// before is kept once there is room.
+func TestBitmapFull(t *testing.T) {
+	for what, rest := range map[string]func(testing.TB, *wait.Wait, *block.Device){
+		"flush": func(t testing.TB, w *wait.Wait, _ *block.Device) {
+			if err := w.Flush(t.Context()); err != nil {
+				t.Errorf("flush when there is room: %v", err)
+			}
+		},
+		"close": func(t testing.TB, _ *wait.Wait, d *block.Device) {
+			if err := d.Close(); err != nil {
+				t.Errorf("close when there is room: %v", err)
+			}
+		},
+		"merge": func(t testing.TB, w *wait.Wait, _ *block.Device) {
+			if err := w.Merge(t.Context()); err != nil {
+				t.Errorf("merge when there is room: %v", err)
+			}
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := &storage{full: 8192}
+			disk := blocktest.NewDisk(t, blocktest.FullCaps(10_000))
+			w, d := over(t, device(t, disk.Open()), wait.Config{Storage: s})
+			write(t, d, "kept", 512)
+			if err := d.Flush(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("flush on a full disk: %v", err)
+			}
+			s.full = 0
+			rest(t, w, d)
+			again := &storage{p: bytes.Clone(s.p)}
+			_, d = over(t, device(t, disk.Open()), wait.Config{Storage: again})
+			want(t, d, "kept", 512)
+		})
 	}
 }
 

@@ -355,7 +355,7 @@ func TestKeysWithoutEffect(t *testing.T) {
 	unixOnly(t)
 	t.Parallel()
 	s := harness.Start(t, harness.Config{
-		Generic: "max_threads = 2\nsplice = true",
+		Generic: "splice = true",
 		Exports: "[e]\nexportname = memory:8k\nsplice = true\nsdp = false\n",
 	})
 	if got := size(t, s.URI("e")); got != "8192" {
@@ -391,7 +391,9 @@ func TestAllKeys(t *testing.T) {
 		"cmd/nbd-server TestDualListen":   "unixsock duallisten",
 		"test/interop TestTLSVersions":    "tlsprio",
 		"test/interop TestReferenceList":  "allowlist",
-		"TestServed":                      "includedir rotational maxconnections multifile treefiles sync",
+		"TestServed":                      "includedir rotational maxconnections multifile treefiles",
+		"TestSync":                        "sync",
+		"TestMaxThreads":                  "max_threads",
 		"TestVirtStyle":                   "virtstyle",
 		"TestCommands":                    "prerun postrun",
 		"TestRunUser":                     "run_user user group",
@@ -400,7 +402,7 @@ func TestAllKeys(t *testing.T) {
 		"TestWaitFile":                    "waitfile",
 		"TestListeners":                   "listen",
 		"TestTLSOnly":                     "tlsonly",
-		"TestKeysWithoutEffect":           "splice sdp max_threads",
+		"TestKeysWithoutEffect":           "splice sdp",
 		"test/interop TestTransactionLog": "transactionlog datalog",
 		"cmd/nbd-server, control_test.go": "control",
 	} {

@@ -275,6 +275,13 @@ func kernelRounds(t *guest.T) {
 				before, threads = descriptors(t), runtime.NumGoroutine()
 			}
 		}
+		defer func() {
+			if t.Failed() {
+				stacks := make([]byte, 64<<10)
+				t.Logf("ioctl %t: %d descriptors, %d goroutines; there were %d and %d\n%s", ioctl,
+					descriptors(t), runtime.NumGoroutine(), before, threads, stacks[:runtime.Stack(stacks, true)])
+			}
+		}()
 		t.Await("all is closed", func() bool { return descriptors(t) <= before && runtime.NumGoroutine() <= threads })
 		list, err := d.StatusAll(within(t))
 		t.Must(err, "status")

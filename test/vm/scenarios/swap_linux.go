@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -124,14 +125,32 @@ func swapOutside(t *guest.T) {
 }
 
 // swapInside swaps on a device that the client serves itself, from the machine's disk:
-// all of the way there is in memory that is short.
+// all of the way there is in memory that is short. Past the page cache, which would take
+// as much memory for a page that is written as it sets free.
 func swapInside(t *guest.T) {
-	k := guest.Keep{Args: []string{"-swap", "--raise-reserve", "--serve", "file:" + littleDisk}}.Do(t, 0)
+	k := guest.Keep{Args: []string{"-swap", "--raise-reserve", "--serve", "file:" + littleDisk + ",direct"}}.Do(t, 0)
 	swap(t, k)
+}
+
+// debugSysrq is temporary.
+func debugSysrq(t *guest.T) {
+	memlock.Lock(memlock.Options{OOMScore: -900})
+	f, err := os.OpenFile("/proc/sysrq-trigger", os.O_WRONLY, 0)
+	t.Must(err, "sysrq")
+	go func() {
+		for i := range 3 {
+			time.Sleep(35 * time.Second)
+			f.Write([]byte("m"))
+			if i == 0 {
+				f.Write([]byte("t"))
+			}
+		}
+	}()
 }
 
 // swap swaps on a kernel device, with a program that needs more memory than there is.
 func swap(t *guest.T, k *guest.Keeper) {
+	debugSysrq(t)
 	off := guest.SwapOn(t, k.Path)
 	available := guest.Memory(t, "MemAvailable")
 	const more = 64
