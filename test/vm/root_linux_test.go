@@ -54,6 +54,9 @@ func TestRootOnNBD(t *testing.T) {
 		s.server.Stop()
 	})
 	t.Run("dracut", func(t *testing.T) {
+		if !asked("dracut") {
+			t.Skip("takes three minutes: runs when -run names dracut")
+		}
 		s := newStation(t, "6.1")
 		archive := s.dracut()
 		s.live(archive, fmt.Sprintf("ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off root=nbd://%s:%d/root", guest.HostAddress, s.server.Port), 1)

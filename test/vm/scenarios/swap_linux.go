@@ -33,7 +33,7 @@ func Little() []guest.Scenario {
 	return []guest.Scenario{
 		{Name: "memory-locked", Series: all, Run: memoryLocked},
 		{Name: "swap-outside", Series: all, Run: swapOutside, Host: swapHost},
-		{Name: "swap-inside", Series: all, Run: swapInside},
+		{Name: "swap-inside", Series: all, Run: swapInside, Long: true},
 		{Name: "loopback-writes", Series: all, Run: loopbackWrites},
 	}
 }
