@@ -60,7 +60,7 @@ func (c *corpus) byReference(t *testing.T, f func()) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	// It goes to the background once it listens.
+	// It goes to the background, and may listen only then.
 	cmd := exec.Command(testgate.Find("nbd-server"), "-C", c.config(), "-p", pidFile)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Run(); err != nil {
@@ -76,7 +76,24 @@ func (c *corpus) byReference(t *testing.T, f func()) {
 		c.awaitFree(t)
 		os.Remove(c.path("/run/nbd.sock"))
 	}()
+	c.awaitSocket(t)
 	f()
+}
+
+// awaitSocket waits until somebody listens on the unix socket.
+func (c *corpus) awaitSocket(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; {
+		conn, err := net.Dial("unix", c.path("/run/nbd.sock"))
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the reference does not listen: %v", err)
+		}
+		time.Sleep(10 * time.Millisecond) // there is nothing to wait for: it is nobody's child
+	}
 }
 
 // awaitFree waits until nobody has the sockets any more.
