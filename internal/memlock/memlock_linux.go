@@ -1,8 +1,6 @@
 package memlock
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -35,6 +33,7 @@ func Lock(o Options) ([]Warning, error) {
 		lockMemory, // first: what is taken after it is locked
 		fillHeap,
 		startThreads,
+		touchAll,
 		s.setScore,
 		flushIO,
 		reachReserve,
@@ -102,7 +101,7 @@ func loadProgram() error {
 	if err != nil {
 		return err
 	}
-	for _, m := range mappingsOf(maps, exe) {
+	for _, m := range mappingsOf(maps, func(path, access string) bool { return path == exe && access[0] == 'r' }) {
 		if _, _, e := unix.Syscall(unix.SYS_MLOCK, m.start, m.end-m.start, 0); e != 0 {
 			return fmt.Errorf("mlock of %d bytes of %s: %w", m.end-m.start, exe, e)
 		}
@@ -113,25 +112,59 @@ func loadProgram() error {
 // mapping is a stretch of addresses.
 type mapping struct{ start, end uintptr }
 
-// mappingsOf returns where a file is mapped, by the text of /proc/PID/maps.
-func mappingsOf(maps []byte, path string) []mapping {
+// mappingsOf returns those that match, from the text of /proc/PID/maps. They are asked for
+// by the path of a file, "" for none, and the access, such as "rw-p".
+func mappingsOf(maps []byte, match func(path, access string) bool) []mapping {
 	var list []mapping
-	lines := bufio.NewScanner(bytes.NewReader(maps))
-	for lines.Scan() {
-		// ADDRESS PERMISSIONS OFFSET DEVICE INODE      PATH; the path may have spaces.
-		addresses, rest, _ := strings.Cut(lines.Text(), " ")
-		if i := strings.IndexByte(rest, '/'); i < 0 || rest[i:] != path || rest[0] != 'r' {
+	for line := range strings.Lines(string(maps)) {
+		// ADDRESSES ACCESS OFFSET DEVICE INODE      PATH; the path may have spaces.
+		f := strings.SplitN(strings.TrimSpace(line), " ", 6)
+		if len(f) < 5 || len(f[1]) != 4 {
 			continue
 		}
-		from, to, _ := strings.Cut(addresses, "-")
+		path := ""
+		if len(f) == 6 {
+			path = strings.TrimSpace(f[5])
+		}
+		from, to, _ := strings.Cut(f[0], "-")
 		start, err1 := strconv.ParseUint(from, 16, strconv.IntSize)
 		end, err2 := strconv.ParseUint(to, 16, strconv.IntSize)
-		if errors.Join(err1, err2) == nil && start < end {
+		if errors.Join(err1, err2) == nil && start < end && match(path, f[1]) {
 			list = append(list, mapping{uintptr(start), uintptr(end)})
 		}
 	}
 	return list
 }
+
+// touchAll makes pages of all memory that the runtime uses beside what fillHeap has
+// taken: its variables and tables, of which many pages were only read by now, or not at
+// all. One of these, written for the first time, would wait for memory. Of what is large,
+// only the beginning is used.
+func touchAll(*Options) *Warning {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return &Warning{What: "touch all memory of the process", Err: err, Advice: "it may need some when there is none"}
+	}
+	limit := uintptr(debug.SetMemoryLimit(-1))
+	inHeap := uintptr(unsafe.Pointer(new([64]byte)))
+	for _, m := range mappingsOf(maps, func(path, access string) bool { return access == "rw-p" && !strings.HasPrefix(path, "/") }) {
+		n := m.end - m.start
+		switch {
+		case m.start <= inHeap && inHeap < m.end:
+			n = min(n, limit+limit/4) // it has gaps
+		case n > table:
+			n = table / 4
+		}
+		// Kernels before 5.14 do not know it. There mlock does the same.
+		if _, _, e := unix.Syscall(unix.SYS_MADVISE, m.start, n, unix.MADV_POPULATE_WRITE); e == unix.EINVAL {
+			unix.Syscall(unix.SYS_MLOCK, m.start, n, 0)
+		}
+	}
+	return nil
+}
+
+// table is the size of the runtime's largest tables that are used as a whole, in bytes.
+const table = 4 << 20
 
 // fillHeap takes the heap's memory, and has it collected when it is full and not before.
 // The runtime keeps as much as was in use when it collected last, free or not. So what is

@@ -333,9 +333,17 @@ c000000000-c004000000 rw-p 00000000 00:00 0
 zz-yy r--p 00000000 fe:00 1234                                   /a b/prog
 7fff0000-7fff1000 r-xp 00000000 00:00 0                          [vdso]
 `
-	want := []mapping{{0x400000, 0x600000}, {0x600000, 0x700000}}
-	if got := mappingsOf([]byte(maps), "/a b/prog"); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %x, want %x", got, want)
+	for _, tt := range []struct {
+		match func(path, access string) bool
+		want  []mapping
+	}{
+		{func(path, access string) bool { return path == "/a b/prog" && access[0] == 'r' }, []mapping{{0x400000, 0x600000}, {0x600000, 0x700000}}},
+		{func(path, access string) bool { return path == "" && access == "rw-p" }, []mapping{{0xc000000000, 0xc004000000}}},
+		{func(path, _ string) bool { return path == "[vdso]" }, []mapping{{0x7fff0000, 0x7fff1000}}},
+	} {
+		if got := mappingsOf([]byte(maps), tt.match); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("got %x, want %x", got, tt.want)
+		}
 	}
 }
 
