@@ -8,7 +8,8 @@
 //   - Its pages stay in memory (mlockall with MCL_ONFAULT: those that are used, not all
 //     that the Go runtime reserves), and its program is loaded as a whole, since what
 //     reconnects a device may never have run before, and may lie on that device.
-//   - Its heap is of a fixed size, taken at once and kept, and collected when it is full.
+//   - Its heap is of a fixed size, taken at once and kept, and collected when it is full;
+//     its variables and tables are taken, too.
 //   - The kernel does not kill it to get memory (oom_score_adj).
 //   - What the kernel allocates on its behalf does not wait for write-back
 //     (PR_SET_IO_FLUSHER, on every thread and those to come), and it is not slowed down
@@ -27,7 +28,10 @@
 // 2 MiB, and worked with 24 MiB. Lock says so, and raises it if it is told to.
 //
 // Do not use it in a process that maps images into memory: all that is touched of them
-// would stay.
+// would stay. One that serves swap itself, on the same machine, must do so past the page
+// cache (file:PATH,direct): otherwise each page that is swapped out takes another one.
+//
+// Processes that this one starts inherit the priority, the mark and the score.
 package memlock
 
 import (
