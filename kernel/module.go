@@ -27,5 +27,8 @@ func (s System) load(ctx context.Context, command ...string) error {
 	if err == nil {
 		err = fmt.Errorf("%q has loaded no driver", strings.Join(command, " "))
 	}
-	return fmt.Errorf("%w, as root by \"modprobe nbd\"; the kernel must have been built with CONFIG_BLK_DEV_NBD: %w: %s", ErrNoModule, err, said)
+	if said != "" {
+		err = fmt.Errorf("%w: %s", err, said)
+	}
+	return fmt.Errorf("%w, as root by \"modprobe nbd\"; the kernel must have been built with CONFIG_BLK_DEV_NBD: %w", ErrNoModule, err)
 }
