@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"nbd.example/nbd/internal/clientflags"
+	"nbd.example/nbd/internal/tlsprio"
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/supervise"
 	"nbd.example/nbd/uri"
@@ -70,7 +71,7 @@ func (p *program) target(f *clientflags.Flags, s *supervise.Spec) error {
 	if !f.UsesTLS() {
 		return nil
 	}
-	min, max, unknown, err := versions(f.Priority)
+	min, max, unknown, err := tlsprio.Versions(f.Priority)
 	if err != nil {
 		return fmt.Errorf("-priority: %w", err)
 	}

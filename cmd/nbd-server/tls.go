@@ -9,6 +9,7 @@ import (
 
 	"nbd.example/nbd/internal/nbdconf"
 	"nbd.example/nbd/internal/opener"
+	"nbd.example/nbd/internal/tlsprio"
 	"nbd.example/nbd/server"
 )
 
@@ -48,9 +49,15 @@ func (p *program) tlsConfig(g *nbdconf.Generic) (server.TLSMode, *tls.Config, er
 		return server.NoTLS, nil, fmt.Errorf("%s: keyfile %s and certfile %s: %w", where(g, "keyfile"), g.KeyFile, g.CertFile, err)
 	}
 	c.Certificates = []tls.Certificate{cert}
-	unknown, err := applyPriority(c, g.TLSPrio)
+	min, max, unknown, err := tlsprio.Versions(g.TLSPrio)
 	if err != nil {
 		return server.NoTLS, nil, fmt.Errorf("%s: tlsprio: %w", where(g, "tlsprio"), err)
+	}
+	if min != 0 {
+		c.MinVersion = min
+	}
+	if max != 0 {
+		c.MaxVersion = max
 	}
 	if len(unknown) > 0 {
 		p.log.Warn(fmt.Sprintf("%s: tlsprio: no effect of %s; the suites of Go's crypto/tls are used", where(g, "tlsprio"), strings.Join(unknown, ":")))
@@ -67,37 +74,4 @@ func where(g *nbdconf.Generic, key string) string {
 	}
 	pos, _ := g.Where("keyfile")
 	return pos.String()
-}
-
-// applyPriority takes from a GnuTLS priority string what it says of versions,
-// and returns the words that it does not understand.
-func applyPriority(c *tls.Config, prio string) (unknown []string, err error) {
-	v12, v13 := true, true
-	for i, word := range strings.Split(prio, ":") {
-		on := strings.HasPrefix(word, "+")
-		version, isVersion := strings.CutPrefix(strings.TrimLeft(word, "+-!"), "VERS-")
-		switch {
-		case word == "" || word == "%SERVER_PRECEDENCE":
-		case i == 0 && (word == "NORMAL" || word == "SYSTEM" || word == "@SYSTEM" || strings.HasPrefix(word, "SECURE") || word == "PERFORMANCE" || word == "PFS"):
-		case isVersion && (version == "TLS-ALL" || version == "ALL"):
-			v12, v13 = on, on
-		case isVersion && version == "TLS1.2":
-			v12 = on
-		case isVersion && version == "TLS1.3":
-			v13 = on
-		case isVersion && !on: // older ones are off
-		default:
-			unknown = append(unknown, word)
-		}
-	}
-	switch {
-	case v12 && v13:
-	case v12:
-		c.MaxVersion = tls.VersionTLS12
-	case v13:
-		c.MinVersion = tls.VersionTLS13
-	default:
-		return unknown, fmt.Errorf("%q allows neither TLS 1.2 nor TLS 1.3", prio)
-	}
-	return unknown, nil
 }

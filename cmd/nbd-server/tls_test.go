@@ -28,35 +28,6 @@ func parsed(t *testing.T, dir string, args ...string) *program {
 	}
 }
 
-func TestPriority(t *testing.T) {
-	for _, c := range []struct {
-		prio     string
-		min, max uint16
-		unknown  string
-	}{
-		{"", tls.VersionTLS12, tls.VersionTLS13, ""},
-		{"NORMAL", tls.VersionTLS12, tls.VersionTLS13, ""},
-		{"NORMAL:-VERS-TLS-ALL:+VERS-TLS1.2:%SERVER_PRECEDENCE", tls.VersionTLS12, tls.VersionTLS12, ""},
-		{"NORMAL:-VERS-TLS-ALL:+VERS-TLS1.3", tls.VersionTLS13, tls.VersionTLS13, ""},
-		{"SECURE256:-VERS-ALL:+VERS-TLS1.2:+VERS-TLS1.3:-VERS-TLS1.0", tls.VersionTLS12, tls.VersionTLS13, ""},
-		{"NORMAL:!VERS-TLS1.3", tls.VersionTLS12, tls.VersionTLS12, ""},
-		{"NORMAL:+VERS-TLS1.1:-CIPHER-ALL:%COMPAT", tls.VersionTLS12, tls.VersionTLS13, "+VERS-TLS1.1 -CIPHER-ALL %COMPAT"},
-		{"NORMAL:-VERS-TLS-ALL", 0, 0, "error"},
-	} {
-		config := &tls.Config{MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13}
-		unknown, err := applyPriority(config, c.prio)
-		if c.unknown == "error" {
-			if err == nil {
-				t.Errorf("%q: no error", c.prio)
-			}
-			continue
-		}
-		if err != nil || config.MinVersion != c.min || config.MaxVersion != c.max || strings.Join(unknown, " ") != c.unknown {
-			t.Errorf("%q: %x to %x, unknown %q, %v", c.prio, config.MinVersion, config.MaxVersion, unknown, err)
-		}
-	}
-}
-
 func TestTLSConfig(t *testing.T) {
 	dir := t.TempDir()
 	authority := harness.NewAuthority(t, dir, "authority")

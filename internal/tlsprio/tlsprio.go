@@ -1,4 +1,7 @@
-package main
+// Package tlsprio reads GnuTLS's priority strings, by which the reference's programs are
+// told about TLS. Of what they say, only the versions can be obeyed: Go's crypto/tls
+// chooses its suites by itself.
+package tlsprio
 
 import (
 	"crypto/tls"
@@ -6,15 +9,16 @@ import (
 	"strings"
 )
 
-// versions takes from a priority string of GnuTLS what it says of versions, as numbers
-// of crypto/tls, 0 for their defaults, and returns the words that it does not understand.
-func versions(priority string) (min, max uint16, unknown []string, err error) {
+// Versions takes from a priority string of GnuTLS what it says of versions, as numbers
+// of crypto/tls, 0 for their defaults, and returns the words that have no effect. It
+// fails if neither TLS 1.2 nor 1.3 is left.
+func Versions(priority string) (min, max uint16, unknown []string, err error) {
 	v12, v13 := true, true
 	for i, word := range strings.Split(priority, ":") {
 		on := strings.HasPrefix(word, "+")
 		version, isVersion := strings.CutPrefix(strings.TrimLeft(word, "+-!"), "VERS-")
 		switch {
-		case word == "" || strings.HasPrefix(word, "%"):
+		case word == "" || word == "%SERVER_PRECEDENCE":
 		case i == 0 && isKeyword(word):
 		case isVersion && (version == "TLS-ALL" || version == "ALL"):
 			v12, v13 = on, on
