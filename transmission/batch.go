@@ -11,6 +11,7 @@ type batch struct {
 	owner    int     // index of the last segment that shares cur, if from is not 0
 	requests int     // whose answers end in cur
 	held     int     // bytes of buffers in segs
+	written  uint64  // bytes whose writing is answered
 	large    bool    // more than one answer is to come
 }
 
@@ -65,11 +66,22 @@ func (b *batch) seal() {
 	b.cur = nil
 }
 
+// gather is how many answers wait for more input to be read.
+const gather = 32
+
+// settled is how much is written, in bytes, before the answers for it leave. If
+// they waited for more to join them, the client would be at rest meanwhile.
+const settled = 64 << 10
+
+// full reports whether the answers should go out before the next request is
+// looked at.
+func (b *batch) full() bool { return b.held >= batchSize || b.written >= settled }
+
 // take returns the segments and the bytes that their buffers hold. The slice is
 // the batch's own, until the next span or seal.
 func (b *batch) take() (segs []segment, held int) {
 	b.seal()
 	segs, held = b.segs, b.held
-	b.segs, b.held = b.segs[:0], 0
+	b.segs, b.held, b.written = b.segs[:0], 0, 0
 	return segs, held
 }

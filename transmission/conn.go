@@ -248,14 +248,17 @@ func (c *conn) await(ok func() bool) {
 	c.mu.Unlock()
 }
 
-// flush hands the reader's answers to the output.
-func (c *conn) flush() {
+// flush hands the reader's answers to the output, and reports whether there were
+// any.
+func (c *conn) flush() bool {
 	segs, held := c.batch.take()
-	if len(segs) > 0 {
-		c.held.take(held)
-		c.out.send(segs)
-		clear(segs)
+	if len(segs) == 0 {
+		return false
 	}
+	c.held.take(held)
+	c.out.send(segs)
+	clear(segs)
+	return true
 }
 
 // fail ends the connection from a worker.

@@ -24,8 +24,9 @@ type input struct {
 	// pass before it is tried again, and backoff how many that were the last time.
 	patient        bool
 	pause, backoff int
-	// idle is called when there is nothing to read, before waiting.
-	idle func()
+	// idle is called when there is nothing to read, before waiting. It reports
+	// whether it has sent something.
+	idle func() bool
 }
 
 func (in *input) init(early []byte) {

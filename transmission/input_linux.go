@@ -27,7 +27,9 @@ func (in *input) readable(fd uintptr) bool {
 	if in.receiveNow(fd) {
 		return true
 	}
-	in.idle()
+	if in.idle() && in.receiveNow(fd) { // to send takes long enough for more to come in
+		return true
+	}
 	if in.into != nil {
 		return false
 	}

@@ -35,7 +35,7 @@ func (c *conn) readAll() (err error) {
 			} else if err != nil {
 				return err
 			}
-			if c.batch.held >= batchSize {
+			if c.batch.full() {
 				c.flush()
 			}
 		}
@@ -55,9 +55,6 @@ func (c *conn) fill() error {
 	c.publish()
 	return c.in.fill()
 }
-
-// gather is how many answers wait for more input to be read.
-const gather = 32
 
 func (c *conn) readOne(need int) error {
 	var r proto.Request

@@ -26,6 +26,7 @@ func (c *conn) writeCommand(r *proto.Request) error {
 func (c *conn) written(q *request) {
 	c.stats.BytesWritten += q.Length
 	c.done(&q.Request)
+	c.batch.written += q.Length
 	c.making = nil
 	q.free()
 }

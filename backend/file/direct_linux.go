@@ -59,7 +59,7 @@ func (f *File) findFast() {
 		return
 	}
 	f.findProbe()
-	s.inMemory = !f.device && inMemory(&fs)
+	s.inMemory = !f.device && livesInMemory(&fs)
 	if s.inMemory {
 		s.read, s.spans = readAlways, true
 	} else {
@@ -75,8 +75,8 @@ func (f *File) findFast() {
 	s.write = local && !f.device && !f.config.Sync && !f.config.ReadOnly
 }
 
-// inMemory tells a file system that has no disk below.
-func inMemory(fs *unix.Statfs_t) bool {
+// livesInMemory tells a file system that has no disk below.
+func livesInMemory(fs *unix.Statfs_t) bool {
 	magic := uint32(fs.Type)
 	return magic == unix.TMPFS_MAGIC || magic == unix.RAMFS_MAGIC
 }
@@ -84,21 +84,33 @@ func inMemory(fs *unix.Statfs_t) bool {
 // nowait reads from the page cache. EIO stands for a short read, which says
 // that the rest is not in memory or not there.
 func (f *File) nowait(p []byte, off int64) (err unix.Errno) {
-	iov := unix.Iovec{Base: unsafe.SliceData(p)}
-	iov.SetLen(len(p))
-	lo, hi := offsetHalves(off)
-	var n uintptr
-	// The scheduler need not know of what takes no time. A read that misses is not
-	// of that kind: it starts the disk.
-	if len(p) <= quietRead && !f.sys.fast.missed.Load() {
-		n, _, err = unix.RawSyscall6(unix.SYS_PREADV2, f.fd, uintptr(unsafe.Pointer(&iov)), 1, lo, hi, unix.RWF_NOWAIT)
-	} else {
-		n, _, err = unix.Syscall6(unix.SYS_PREADV2, f.fd, uintptr(unsafe.Pointer(&iov)), 1, lo, hi, unix.RWF_NOWAIT)
-	}
+	// A read that misses starts the disk, which takes time.
+	n, err := f.vectored(unix.SYS_PREADV2, p, off, unix.RWF_NOWAIT, !f.sys.fast.missed.Load())
 	if err == 0 && int(n) != len(p) {
 		return unix.EIO
 	}
 	return err
+}
+
+// vectored makes one call that reads or writes p. What is short, and not known
+// to wait, is made without telling the scheduler.
+func (f *File) vectored(call uintptr, p []byte, off int64, flags uintptr, quiet bool) (int, unix.Errno) {
+	iov := unix.Iovec{Base: unsafe.SliceData(p)}
+	iov.SetLen(len(p))
+	lo, hi := offsetHalves(off)
+	if quiet && len(p) <= quietRead {
+		n, _, err := unix.RawSyscall6(call, f.fd, uintptr(unsafe.Pointer(&iov)), 1, lo, hi, flags)
+		return int(n), err
+	}
+	n, _, err := unix.Syscall6(call, f.fd, uintptr(unsafe.Pointer(&iov)), 1, lo, hi, flags)
+	return int(n), err
+}
+
+// inMemory reads or writes where nothing waits but for swap, as every access to
+// memory may.
+func (f *File) inMemory(call uintptr, p []byte, off int64) bool {
+	n, err := f.vectored(call, p, off, 0, true)
+	return err == 0 && n == len(p)
 }
 
 // TryRead answers from memory, or not at all.
@@ -112,8 +124,7 @@ func (f *File) TryRead(p []byte, off int64) bool {
 		}
 		return ok
 	case readAlways:
-		n, err := unix.Pread(int(f.fd), p, off)
-		return err == nil && n == len(p)
+		return f.inMemory(unix.SYS_PREADV2, p, off)
 	}
 	return false
 }
@@ -125,8 +136,7 @@ func (f *File) TryWrite(p []byte, off int64) bool {
 		return false
 	}
 	if s.inMemory {
-		n, err := unix.Pwrite(int(f.fd), p, off)
-		return err == nil && n == len(p)
+		return f.inMemory(unix.SYS_PWRITEV2, p, off)
 	}
 	begin := s.clock()
 	if int64(begin) < s.slowUntil.Load() {

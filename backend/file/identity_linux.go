@@ -64,7 +64,7 @@ func (f *File) fileName() string {
 	if fs.Fsid.Val == [2]int32{} {
 		name = fmt.Sprint("file on ", st.Dev_major, st.Dev_minor)
 	}
-	if inMemory(&fs) {
+	if livesInMemory(&fs) {
 		name += " in memory since " + boot() // other files will have the same numbers
 	}
 	return fmt.Sprint(name, st.Ino, " born ", st.Btime.Sec, st.Btime.Nsec)
