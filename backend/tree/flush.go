@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 
 	"nbd.example/nbd/block"
 )
@@ -13,6 +14,9 @@ import (
 // dirty is what was changed since the last flush. The zero value is ready.
 type dirty struct {
 	syncsAll bool // the file system can be made stable at once
+	// flushes counts them. With one a new period begins, for which a block is noted once.
+	flushes atomic.Int64
+	count   atomic.Int64 // of files
 
 	mu    sync.Mutex
 	files map[int64]struct{} // blocks
@@ -23,20 +27,29 @@ type dirty struct {
 }
 
 // file notes that the file of a block was written.
-func (d *dirty) file(b int64) {
+func (d *dirty) file(h *handle) {
+	if h.noted.Load() == d.flushes.Load()+1 {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	h.noted.Store(d.flushes.Load() + 1)
 	if d.many {
 		return
 	}
 	if d.files == nil {
 		d.files = map[int64]struct{}{}
 	}
-	d.files[b] = struct{}{}
+	d.files[h.block] = struct{}{}
+	d.count.Store(int64(len(d.files)))
 	if len(d.files) > mostFiles && d.syncsAll {
 		d.files, d.many = nil, true
 	}
 }
+
+// few reports whether so few files were written that a flush makes them stable one by one. They
+// must stay open till then.
+func (d *dirty) few() bool { return d.count.Load() < fewFiles }
 
 // dir notes that a name in a folder has come or gone.
 func (d *dirty) dir(n node) {
@@ -52,6 +65,8 @@ func (d *dirty) dir(n node) {
 func (d *dirty) take() (files map[int64]struct{}, many bool, dirs map[node]struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.flushes.Add(1)
+	d.count.Store(0)
 	files, many, dirs = d.files, d.many, d.dirs
 	d.files, d.many, d.dirs, d.flushing = nil, false, nil, dirs
 	return files, many, dirs
@@ -129,11 +144,11 @@ func (t *Tree) syncFile(b int64) error {
 	if !ok || err != nil {
 		return err
 	}
-	h, err := t.open(b)
+	h, err := t.open(b, false)
 	if err != nil {
 		return err
 	}
-	defer t.cache.release(h)
+	defer h.release()
 	if err := h.Sync(); err != nil {
 		return fmt.Errorf("tree: make a block stable: %w", err)
 	}

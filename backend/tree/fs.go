@@ -15,6 +15,9 @@ type FS interface {
 	Open(name string) error
 	// OpenFile opens a file with the flags of os.OpenFile, and the mode 0600 for a new one.
 	OpenFile(name string, flag int) (File, error)
+	// OpenNow opens a file that exists, with the flags of os.OpenFile, if that needs no
+	// waiting. Otherwise, or if it fails, it returns nil.
+	OpenNow(name string, flag int) File
 	// Mkdir makes a folder with the mode 0700.
 	Mkdir(name string) error
 	Remove(name string) error
@@ -35,6 +38,11 @@ type FS interface {
 type File interface {
 	ReadAt(p []byte, off int64) (int, error)
 	WriteAt(p []byte, off int64) (int, error)
+	// ReadNow is ReadAt, and WriteNow WriteAt, if that needs no waiting. Otherwise, or
+	// if it fails, it is not ok; then any part may have been written. What is behind the
+	// end of the file reads as zeroes.
+	ReadNow(p []byte, off int64) (ok bool)
+	WriteNow(p []byte, off int64) (ok bool)
 	Size() (int64, error)
 	Truncate(size int64) error
 	Sync() error
@@ -45,6 +53,7 @@ type File interface {
 type system struct {
 	config Config // with all functions
 	root   *os.File
+	now    now
 }
 
 func newSystem(c Config) *system {
@@ -72,16 +81,8 @@ func (s *system) Open(name string) error {
 		}
 	}
 	s.root = f
+	s.findNow()
 	return nil
-}
-
-// OpenFile implements FS.
-func (s *system) OpenFile(name string, flag int) (File, error) {
-	f, err := s.config.Open(name, flag, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	return osFile{f}, nil
 }
 
 // Mkdir implements FS.
@@ -137,15 +138,3 @@ func (s *system) Instance(size int64) string { return instance(s.root, size) }
 
 // Close implements FS. It gives up the lock.
 func (s *system) Close() error { return s.root.Close() }
-
-// osFile is a file of the system.
-type osFile struct{ *os.File }
-
-// Size implements File.
-func (f osFile) Size() (int64, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return info.Size(), nil
-}

@@ -13,20 +13,23 @@ import (
 )
 
 // open returns the open file of a block that has one. The caller holds the lock of the
-// block, and releases the handle.
-func (t *Tree) open(b int64) (*handle, error) {
+// block, and releases the handle. What keep means, cache.put says.
+func (t *Tree) open(b int64, keep bool) (*handle, error) {
 	if h := t.cache.get(b); h != nil {
 		return h, nil
 	}
-	flag := os.O_RDWR
-	if t.config.ReadOnly {
-		flag = os.O_RDONLY
-	}
-	f, err := t.openFile(t.file(b), flag)
+	f, err := t.openFile(t.file(b), t.openFlag())
 	if err != nil {
 		return nil, fmt.Errorf("tree: open a block: %w", err)
 	}
-	return t.cache.put(b, f), nil
+	return t.cache.put(b, f, keep), nil
+}
+
+func (t *Tree) openFlag() int {
+	if t.config.ReadOnly {
+		return os.O_RDONLY
+	}
+	return os.O_RDWR
 }
 
 // openFile opens a file. If the process has too many open, it closes those that are not
@@ -34,7 +37,7 @@ func (t *Tree) open(b int64) (*handle, error) {
 func (t *Tree) openFile(name string, flag int) (File, error) {
 	f, err := t.fs.OpenFile(name, flag)
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-		t.cache.shrink(0)
+		t.cache.shrink()
 		f, err = t.fs.OpenFile(name, flag)
 	}
 	return f, err
@@ -57,11 +60,11 @@ func (t *Tree) read(b int64, p []byte, at int64) error {
 		clear(p)
 		return nil
 	}
-	h, err := t.open(b)
+	h, err := t.open(b, len(p) < BlockSize)
 	if err != nil {
 		return err
 	}
-	defer t.cache.release(h)
+	defer h.release()
 	n, err := h.ReadAt(p, at)
 	if n < len(p) && err != io.EOF {
 		return fmt.Errorf("tree: read a block: %w", err)
@@ -104,15 +107,17 @@ func (t *Tree) rewrite(b int64, p []byte, at int64) (done bool, err error) {
 
 // writeFile writes to the file of a block that has one. The caller holds the lock.
 func (t *Tree) writeFile(b int64, p []byte, at int64) error {
-	h, err := t.open(b)
+	h, err := t.open(b, true)
 	if err != nil {
 		return err
 	}
-	defer t.cache.release(h)
+	defer h.release()
 	// When the write returns and not before: a flush may be under way.
-	defer t.dirty.file(b)
-	if err := h.makeWhole(); err != nil {
-		return fmt.Errorf("tree: give a block its full length: %w", err)
+	defer t.dirty.file(h)
+	if len(p) < BlockSize {
+		if err := h.makeWhole(); err != nil {
+			return fmt.Errorf("tree: give a block its full length: %w", err)
+		}
 	}
 	if _, err := h.WriteAt(p, at); err != nil {
 		return fmt.Errorf("tree: write a block: %w", err)
@@ -161,10 +166,10 @@ func (t *Tree) create(b int64, p []byte, at int64) error {
 		return errors.Join(fmt.Errorf("tree: write a new block: %w", err), f.Close(), t.fs.Remove(path))
 	}
 	err = t.known.with(leaf(b), func(c *children) { c.add(b & (fan - 1)) })
-	h := t.cache.put(b, f)
+	h := t.cache.put(b, f, true)
 	h.whole.Store(true)
-	t.cache.release(h)
-	t.dirty.file(b)
+	t.dirty.file(h)
+	h.release()
 	t.dirty.dir(leaf(b))
 	return err
 }

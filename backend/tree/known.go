@@ -21,7 +21,7 @@ const (
 )
 
 type shard struct {
-	mu    sync.Mutex
+	mu    sync.RWMutex
 	nodes map[node]*children
 }
 
@@ -94,8 +94,30 @@ func (k *known) read(n node) (*children, error) {
 
 // has reports whether a block has a file.
 func (k *known) has(b int64) (ok bool, err error) {
-	err = k.with(leaf(b), func(c *children) { ok = c.has(b & (fan - 1)) })
+	n := leaf(b)
+	s := k.shard(n)
+	s.mu.RLock()
+	c := s.nodes[n]
+	ok = c != nil && c.has(b&(fan-1))
+	s.mu.RUnlock()
+	if c == nil {
+		err = k.with(n, func(c *children) { ok = c.has(b & (fan - 1)) })
+	}
 	return ok, err
+}
+
+// hasNow is has, for who must not wait: if the folder has not been read yet, or is
+// being changed, it is not sure.
+func (k *known) hasNow(b int64) (ok, sure bool) {
+	n := leaf(b)
+	s := k.shard(n)
+	if !s.mu.TryRLock() {
+		return false, false
+	}
+	c := s.nodes[n]
+	ok = c != nil && c.has(b&(fan-1))
+	s.mu.RUnlock()
+	return ok, c != nil
 }
 
 // find returns the first block from b on that has a file, or end. It passes over

@@ -281,37 +281,6 @@ func TestManyOpen(t *testing.T) {
 	}
 }
 
-// TestFilesRunOut lets the system refuse to open more files than three at a time.
-func TestFilesRunOut(t *testing.T) {
-	var mu sync.Mutex
-	var held []*os.File // of the tree's blocks, open or closed
-	openFew := func(name string, flag int, perm fs.FileMode) (*os.File, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		held = slices.DeleteFunc(held, func(f *os.File) bool { return f.Fd() == ^uintptr(0) })
-		if len(held) >= 3 && strings.Contains(filepath.Base(name), "FILE") {
-			return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EMFILE}
-		}
-		f, err := os.OpenFile(name, flag, perm)
-		if err == nil && strings.Contains(filepath.Base(name), "FILE") {
-			held = append(held, f)
-		}
-		return f, err
-	}
-	d := open(t, tree.Config{Path: filepath.Join(t.TempDir(), "tree"), Size: 1 << 20, Open: openFew})
-	for i := range int64(20) {
-		if err := d.WriteAt(t.Context(), []byte{byte(i)}, i*4096, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := range int64(20) {
-		p := []byte{99}
-		if err := d.ReadAt(t.Context(), p, i*4096); err != nil || p[0] != byte(i) {
-			t.Fatalf("block %d: %d, %v", i, p[0], err)
-		}
-	}
-}
-
 func Example() {
 	dir, err := os.MkdirTemp("", "tree")
 	if err != nil {

@@ -114,9 +114,11 @@ func (c *client) work() {
 	c.note(p, at)
 	c.w.Mark(issued{c.number, c.op})
 	var err error
-	if zero {
+	switch {
+	case zero:
 		err = c.d.WriteZeroes(ctx, at, n, f)
-	} else {
+	case f == 0 && c.rnd.IntN(2) == 0 && c.d.TryWrite(p, at): // as the server does first
+	default:
 		err = c.d.WriteAt(ctx, p, at, f)
 	}
 	if err != nil {

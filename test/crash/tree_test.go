@@ -1,6 +1,7 @@
 package crash_test
 
 import (
+	"io"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -26,7 +27,29 @@ func (f treeFS) OpenFile(name string, flag int) (tree.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return x, nil
+	return treeFile{x}, nil
+}
+
+func (f treeFS) OpenNow(name string, flag int) tree.File {
+	x, err := f.w.OpenFile(name, flag)
+	if err != nil {
+		return nil
+	}
+	return treeFile{x}
+}
+
+// treeFile never waits.
+type treeFile struct{ *crash.File }
+
+func (f treeFile) ReadNow(p []byte, off int64) bool {
+	n, err := f.ReadAt(p, off)
+	clear(p[n:])
+	return err == nil || err == io.EOF
+}
+
+func (f treeFile) WriteNow(p []byte, off int64) bool {
+	_, err := f.WriteAt(p, off)
+	return err == nil
 }
 
 func (f treeFS) Mkdir(name string) error  { return f.w.Mkdir(name) }

@@ -1,0 +1,222 @@
+package tree
+
+import (
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// How files may be read without waiting.
+const (
+	nowUnknown = iota // no file has been asked yet
+	nowNever          // it cannot be told what waits: the files are behind a network, say
+	nowCached         // RWF_NOWAIT reads from the page cache or not at all
+	nowAlways         // the files live in memory, in a file system that waits for nothing but swap
+)
+
+// slowWrite is how long a write may take before those that follow are left to others for
+// slowPause: a journal that is full, or throttling.
+const (
+	slowWrite = 2 * time.Millisecond
+	slowPause = 100 * time.Millisecond
+)
+
+// resolveCached is RESOLVE_CACHED of openat2, from Linux 5.12 on: only names that are in
+// memory are found.
+const resolveCached = 0x20
+
+// now is what is known of how to answer without waiting.
+type now struct {
+	read      atomic.Int32
+	noOpen    atomic.Bool  // the system has no RESOLVE_CACHED
+	slowUntil atomic.Int64 // writes may wait until then, in nanoseconds since start
+}
+
+var start = time.Now()
+
+// findNow finds out what the folder tells. The rest a file tells.
+func (s *system) findNow() {
+	var sys unix.Statfs_t
+	if unix.Fstatfs(int(s.root.Fd()), &sys) != nil {
+		return
+	}
+	if m := uint32(sys.Type); m == unix.TMPFS_MAGIC || m == unix.RAMFS_MAGIC {
+		s.now.read.Store(nowAlways)
+	}
+}
+
+// inTree returns the name of a file in the tree relative to its folder. So it is found
+// faster, and os.File, which is made for more than files, has no part in it.
+func (s *system) inTree(name string) string {
+	return strings.TrimLeft(name[len(s.config.Path):], "/")
+}
+
+// OpenFile implements FS.
+func (s *system) OpenFile(name string, flag int) (File, error) {
+	for {
+		fd, err := unix.Openat(int(s.root.Fd()), s.inTree(name), flag|unix.O_CLOEXEC, 0o600)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+		f := &sysFile{fd: fd, sys: s}
+		if s.now.read.Load() == nowUnknown {
+			f.ask()
+		}
+		return f, nil
+	}
+}
+
+// OpenNow implements FS.
+func (s *system) OpenNow(name string, flag int) File {
+	how := unix.OpenHow{Flags: uint64(flag | unix.O_CLOEXEC | unix.O_LARGEFILE)}
+	switch s.now.read.Load() {
+	case nowUnknown, nowNever:
+		return nil
+	case nowCached:
+		how.Resolve = resolveCached
+	}
+	var path [128]byte
+	if s.now.noOpen.Load() || copy(path[:len(path)-1], s.inTree(name)) == len(path)-1 {
+		return nil
+	}
+	// What does not wait need not be told to the scheduler.
+	fd, _, err := unix.RawSyscall6(unix.SYS_OPENAT2, s.root.Fd(), uintptr(unsafe.Pointer(&path)), uintptr(unsafe.Pointer(&how)), unsafe.Sizeof(how), 0, 0)
+	switch err {
+	case 0:
+		return &sysFile{fd: int(fd), sys: s}
+	case unix.ENOSYS, unix.EINVAL, unix.EPERM:
+		s.now.noOpen.Store(true)
+	}
+	return nil
+}
+
+// sysFile is a file of the system.
+type sysFile struct {
+	fd  int
+	sys *system
+}
+
+// ask finds out by the first file that is opened how all can be read.
+func (f *sysFile) ask() {
+	var p [1]byte
+	how := int32(nowNever)
+	switch _, err := f.nowait(p[:], 0, unix.RWF_NOWAIT); err {
+	case 0, unix.EAGAIN:
+		how = nowCached
+	}
+	f.sys.now.read.Store(how)
+}
+
+// nowait reads what is in memory.
+func (f *sysFile) nowait(p []byte, off int64, flags uintptr) (int, unix.Errno) {
+	iov := unix.Iovec{Base: unsafe.SliceData(p)}
+	iov.SetLen(len(p))
+	n, _, err := unix.RawSyscall6(unix.SYS_PREADV2, uintptr(f.fd), uintptr(unsafe.Pointer(&iov)), 1, uintptr(off), 0, flags)
+	return int(n), err
+}
+
+// ReadNow implements File.
+func (f *sysFile) ReadNow(p []byte, off int64) bool {
+	switch f.sys.now.read.Load() {
+	case nowCached: // less than all may be the end, or what is in memory
+		n, err := f.nowait(p, off, unix.RWF_NOWAIT)
+		return err == 0 && n == len(p)
+	case nowAlways:
+		n, err := f.nowait(p, off, 0)
+		if err == 0 {
+			clear(p[n:])
+		}
+		return err == 0
+	}
+	return false
+}
+
+// WriteNow implements File.
+func (f *sysFile) WriteNow(p []byte, off int64) bool {
+	s := &f.sys.now
+	switch s.read.Load() {
+	case nowAlways:
+		n, err := unix.Pwrite(f.fd, p, off)
+		return err == nil && n == len(p)
+	case nowCached:
+		begin := time.Since(start)
+		if int64(begin) < s.slowUntil.Load() {
+			return false
+		}
+		n, err := unix.Pwrite(f.fd, p, off)
+		if end := time.Since(start); end-begin > slowWrite {
+			s.slowUntil.Store(int64(end + slowPause))
+		}
+		return err == nil && n == len(p)
+	}
+	return false
+}
+
+// ReadAt implements File.
+func (f *sysFile) ReadAt(p []byte, off int64) (int, error) {
+	return whole("read", p, off, func(p []byte, off int64) (int, error) { return unix.Pread(f.fd, p, off) })
+}
+
+// WriteAt implements File.
+func (f *sysFile) WriteAt(p []byte, off int64) (int, error) {
+	return whole("write", p, off, func(p []byte, off int64) (int, error) { return unix.Pwrite(f.fd, p, off) })
+}
+
+// whole calls do until all of p is done.
+func whole(op string, p []byte, off int64, do func([]byte, int64) (int, error)) (done int, err error) {
+	for done < len(p) {
+		n, err := do(p[done:], off+int64(done))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return done, os.NewSyscallError(op, err)
+		case n == 0:
+			return done, io.EOF
+		default:
+			done += n
+		}
+	}
+	return done, nil
+}
+
+// Size implements File.
+func (f *sysFile) Size() (int64, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(f.fd, &st)
+	return st.Size, os.NewSyscallError("fstat", err)
+}
+
+// Truncate implements File.
+func (f *sysFile) Truncate(size int64) error {
+	return os.NewSyscallError("ftruncate", unix.Ftruncate(f.fd, size))
+}
+
+// Sync implements File.
+func (f *sysFile) Sync() error {
+	err := unix.Fsync(f.fd)
+	for err == unix.EINTR {
+		err = unix.Fsync(f.fd)
+	}
+	return os.NewSyscallError("fsync", err)
+}
+
+// Close implements File.
+func (f *sysFile) Close() error { return os.NewSyscallError("close", unix.Close(f.fd)) }
+
+// mostOpen returns how many files the process may open.
+func mostOpen() int {
+	var l unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) != nil {
+		return 0
+	}
+	return int(min(l.Cur, 1<<20))
+}
