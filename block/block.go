@@ -7,7 +7,8 @@
 // changes bytes or behaviour on the way to the next one: copy-on-write, a delay,
 // an offset. Authors of both write small types with the methods they can
 // honestly offer: reading is a must, everything else is an optional interface
-// ([Writer], [Flusher], [Trimmer], [ZeroWriter], [Extenter], [Cacher], [Direct]).
+// ([Writer], [Flusher], [Trimmer], [ZeroWriter], [Extenter], [Cacher], [Grower],
+// [Direct]).
 //
 // Users of a back end never see it. They hold a [*Device], which [New] makes
 // from a Backend once, and which alone
@@ -91,6 +92,14 @@ type ZeroWriter interface {
 // of BlockSize.Minimum. The only flag is One: the caller wants only the first.
 type Extenter interface {
 	Extents(ctx context.Context, off, n int64, f Flags, add func(Extent) bool) error
+}
+
+// Grower is a Backend that others may make larger while it is open: a file, a disk.
+type Grower interface {
+	// Remeasure returns the size that is there now, in bytes. From then on the
+	// other methods must take ranges up to there; those that they took before they
+	// still take, also if it has become smaller. It changes nothing by itself.
+	Remeasure() (int64, error)
 }
 
 // Cacher brings a range nearer, as a hint.
@@ -209,7 +218,7 @@ type BlockSize struct {
 
 // Caps says what a device can do.
 type Caps struct {
-	Size      int64 // bytes; a multiple of BlockSize.Minimum
+	Size      int64 // bytes; a multiple of BlockSize.Minimum; see Device.Grow
 	BlockSize BlockSize
 	ReadOnly  bool // set by New if there is no Writer
 	// Rotational says that the order of requests matters to its speed.

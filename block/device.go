@@ -23,10 +23,12 @@ type Device struct {
 	z      ZeroWriter
 	e      Extenter
 	c      Cacher
+	g      Grower
 	direct Direct
 	mapper Mapper
 
-	caps   Caps
+	caps   Caps         // but for Size
+	size   atomic.Int64 // bytes; it only grows
 	min    int64        // caps.BlockSize.Minimum
 	blocks ranges.Queue // changes, in whole blocks; used only if min > 1
 
@@ -50,6 +52,7 @@ func New(b Backend) (*Device, error) {
 	d.z, _ = b.(ZeroWriter)
 	d.e, _ = b.(Extenter)
 	d.c, _ = b.(Cacher)
+	d.g, _ = b.(Grower)
 	d.direct, _ = b.(Direct)
 	d.mapper, _ = b.(Mapper)
 	if err := d.settle(); err != nil {
@@ -130,6 +133,7 @@ func (d *Device) settle() error {
 	if c.Instance == "" {
 		c.Instance = NewInstance()
 	}
+	d.size.Store(c.Size)
 	return err
 }
 
@@ -141,10 +145,35 @@ func NewInstance() string {
 }
 
 // Caps returns what d can do, with every Level resolved.
-func (d *Device) Caps() Caps { return d.caps }
+func (d *Device) Caps() Caps {
+	c := d.caps
+	c.Size = d.size.Load()
+	return c
+}
 
-// Size returns the size in bytes.
-func (d *Device) Size() int64 { return d.caps.Size }
+// Size returns the size in bytes. It changes by Grow alone, and never becomes smaller.
+func (d *Device) Size() int64 { return d.size.Load() }
+
+// Grow looks how large the back end is by now, and makes d as large, if that is more
+// than before. It returns what is there, in bytes, rounded down to a multiple of the
+// minimum block size and of unit, which is a power of two: Size, or less, if the back
+// end has become smaller. Then d keeps its size, which its users rely on. A back end that
+// is no [Grower] keeps its size, too.
+func (d *Device) Grow(unit int64) (found int64, err error) {
+	if d.g == nil {
+		return d.Size(), nil
+	}
+	if found, err = d.g.Remeasure(); err != nil {
+		return 0, err
+	}
+	found &^= max(unit, d.min) - 1
+	for {
+		before := d.size.Load()
+		if found <= before || d.size.CompareAndSwap(before, found) {
+			return found, nil
+		}
+	}
+}
 
 // Broken returns the error of the flush that failed, or nil. Such a device is
 // never written again; to go on, it must be closed and opened.
@@ -168,8 +197,8 @@ func (d *Device) Close() error {
 }
 
 func (d *Device) inside(off, n int64) error {
-	if off < 0 || n < 0 || off > d.caps.Size || n > d.caps.Size-off {
-		return fmt.Errorf("%w: %d bytes at %d of %d", ErrRange, n, off, d.caps.Size)
+	if size := d.Size(); off < 0 || n < 0 || off > size || n > size-off {
+		return fmt.Errorf("%w: %d bytes at %d of %d", ErrRange, n, off, size)
 	}
 	return nil
 }
@@ -436,14 +465,14 @@ func (d *Device) Extents(ctx context.Context, off, n int64, f Flags, add func(Ex
 	case None:
 		return fmt.Errorf("%w: extents", errors.ErrUnsupported)
 	case Emulated:
-		add(Extent{Length: d.caps.Size - off, Depth: 1})
+		add(Extent{Length: d.Size() - off, Depth: 1})
 		return nil
 	}
 	lo, hi := d.down(off), d.up(off+n)
 	at := lo // where the next extent of the back end begins
-	more := true
+	more, size := true, d.Size()
 	err := d.e.Extents(ctx, lo, hi-lo, f&One, func(x Extent) bool {
-		end := at + min(x.Length, d.caps.Size-at) // at + x.Length may be more than 2^63
+		end := at + min(x.Length, size-at) // at + x.Length may be more than 2^63
 		x.Length = end - max(at, off)
 		at = end
 		if x.Length > 0 && more {

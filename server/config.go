@@ -51,7 +51,8 @@ type Export struct {
 	// barriers and before a device is opened for it. An error refuses the client.
 	// The function that it returns, if it is not nil, is called when the connection
 	// has let go of the device, and the device is closed if nobody else has it. The
-	// time that Begin and Open take is not counted in HandshakeTimeout. Nil if
+	// time that Begin and Open take is not counted in HandshakeTimeout. The context of
+	// Begin is done also when the client hangs up, where the system tells. Nil if
 	// there is nothing to do. What it does belongs into Settings, too.
 	Begin func(ctx context.Context, c Client) (end func(), err error)
 
@@ -71,7 +72,10 @@ type Export struct {
 	IdleTimeout time.Duration
 	// Tap is told of every request of the export's connections. Nil for none.
 	// Exports whose Taps are equal (==) are told to the same one.
-	Tap        transmission.Tap
+	Tap transmission.Tap
+	// Origin is the caller's own, to find again what it made an export of. See
+	// [Server.Exports].
+	Origin     any
 	RequireTLS bool     // SELECTIVETLS: this export only over TLS
 	Allow      *Rules   // nil lets everybody in
 	NotListed  bool     // leave it out of NBD_OPT_LIST

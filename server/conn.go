@@ -171,7 +171,7 @@ func (c *conn) negotiate(ctx context.Context) (*talk, error) {
 	l := r.Export.Handle.(*lease)
 	t := &talk{conn: r.Conn, lease: l, session: &transmission.Session{
 		Device:     l.dev,
-		Group:      l.group,
+		Group:      l.group(),
 		Flags:      r.Flags,
 		Structured: r.Structured,
 		Extended:   r.Extended,

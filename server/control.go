@@ -25,6 +25,10 @@ var (
 	// ErrNotChanged is returned when a changed export could not be opened at last.
 	ErrNotChanged = errors.New("it could not be opened with its changed settings, and goes on as it was; the server's log says why")
 
+	// ErrSuperseded is returned for a change that another one replaced before it was in
+	// force.
+	ErrSuperseded = errors.New("another change took its place while it waited for the clients to leave")
+
 	errDismissed = errors.New("the connection was closed on request")
 )
 
@@ -158,14 +162,15 @@ func (s *Server) CloseConnection(id uint64, how How) error {
 
 // Evict ends the connections of an export, and, if it was changed or removed and
 // waits for them, waits until the change is in force, or ctx is done. A change that
-// cannot be made is an error; the export then goes on as it was.
+// cannot be made is an [ErrNotChanged]; the export then goes on as it was. One that
+// another change replaces meanwhile is an [ErrSuperseded].
 func (s *Server) Evict(ctx context.Context, name string, how How) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var next *Export
+	var change *Export
 	if e := s.exports[name]; e != nil {
 		e.evictions++
-		e.how, next = how, e.next
+		e.how, change = how, e.next
 	}
 	for c := range s.conns {
 		if a := c.about.Load(); a != nil && a.export == name {
@@ -174,12 +179,13 @@ func (s *Server) Evict(ctx context.Context, name string, how How) error {
 	}
 	for {
 		switch e := s.exports[name]; {
-		case e == nil:
-			return nil
-		case e.moving != nil || e.next != nil || e.removed:
-		case next != nil && e.cfg != next:
+		case change != nil && e != nil && e.failed == change:
 			return fmt.Errorf("export %s: %w", quote(name), ErrNotChanged)
-		default:
+		case change != nil && (e == nil || e.next != change && e.cfg != change):
+			return fmt.Errorf("export %s: %w", quote(name), ErrSuperseded)
+		case e == nil || change != nil && e.cfg == change:
+			return nil
+		case e.moving == nil && e.next == nil && !e.removed:
 			return nil
 		}
 		if err := s.awaitStir(ctx); err != nil {

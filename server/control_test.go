@@ -358,6 +358,58 @@ func TestChangeFails(t *testing.T) {
 	connect(t, s, nil).use("a").leave()
 }
 
+// TestChangeSuperseded changes an export twice while it has a client. Whoever waits for
+// the first change learns that it did not come, not that it failed.
+func TestChangeSuperseded(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		d, e, f := newDisk(), newDisk(), newDisk()
+		s := newServer(t, config(row("a", d, "1")), d, e, f)
+		u := connectTCP(t, s).use("a")
+		change := func(x *Export) <-chan error {
+			if _, err := s.ChangeExport(x); err != nil {
+				t.Fatal(err)
+			}
+			evictions := func() int {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return s.exports["a"].evictions
+			}
+			before, done := evictions(), make(chan error, 1)
+			go func() { done <- s.Evict(testContext(t), "a", Drain) }()
+			for evictions() == before {
+				runtime.Gosched()
+			}
+			return done
+		}
+		// The client's request keeps it.
+		stall := make(chan struct{})
+		d.set(func() { d.stall = stall })
+		read := make(chan error, 1)
+		go func() { read <- u.do(proto.CmdRead, 0, make([]byte, 5)) }()
+		wait(t, "the request", d.reading)
+		first := change(row("a", e, "2"))
+		second := change(row("a", f, "3"))
+		f.set(func() {
+			if fails {
+				f.fail = errors.New("it is gone")
+			}
+		})
+		d.set(func() { d.stall = nil })
+		close(stall)
+		if err := wait(t, "the answer", read); err != nil {
+			t.Error(err)
+		}
+		if err := wait(t, "the first change", first); !errors.Is(err, ErrSuperseded) {
+			t.Errorf("the first change: %v", err)
+		}
+		if err := wait(t, "the second change", second); fails != errors.Is(err, ErrNotChanged) || !fails && err != nil {
+			t.Errorf("the second change: %v", err)
+		}
+		wait(t, "the connection's end", u.end)
+		wantStates(t, s, "a serving 0 1048576; ")
+	}
+}
+
 // heard is a Tap that counts.
 type heard struct{ n atomic.Int64 }
 

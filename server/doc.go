@@ -35,6 +35,13 @@
 // closed and opened anew. See [Server.Reload] for what "takes over" means when
 // two configurations want the same file.
 //
+// # Growth
+//
+// What is below a device may become larger, a file that is made longer for instance.
+// The server looks whenever a client asks for the export, and at a reload. New clients
+// are told the new size, and old ones may use it. A device becomes smaller only once
+// nobody uses it.
+//
 // # Shutting down
 //
 // [Server.Shutdown] closes the listeners, refuses what is still in the

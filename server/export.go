@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 
 	"nbd.example/nbd/block"
 	"nbd.example/nbd/handshake"
@@ -14,7 +16,13 @@ import (
 // that share it. A device that is opened anew has a new group.
 type device struct {
 	*block.Device
-	group *transmission.Group
+	group     *transmission.Group
+	measuring chan struct{} // holds a value while somebody measures it
+	missing   atomic.Int64  // bytes that are not there any more; see remeasure
+}
+
+func newDevice(d *block.Device) *device {
+	return &device{Device: d, group: new(transmission.Group), measuring: make(chan struct{}, 1)}
 }
 
 // export is a row of the server's table. It outlives reloads, and its own
@@ -25,11 +33,15 @@ type export struct {
 	// next takes the place of cfg, and its device that of dev, when users is 0.
 	// Until then nobody new is let in.
 	next *Export
-	dev  *device // nil if the export is private, or could not be opened again
+	// failed was next, and could not be opened.
+	failed *Export
+	dev    *device // nil if the export is private, or could not be opened again
 	// users counts the connections that hold the export.
 	users int
 	// removed exports have no name any more; they wait for users to be 0.
 	removed bool
+	// looking keeps dev from being moved while a reload measures it.
+	looking bool
 	// evictions counts the calls of Evict, and how is that of the last one.
 	evictions int
 	how       How
@@ -53,33 +65,62 @@ type lease struct {
 	e   *export
 	cfg *Export // the policy that the connection began under
 	dev *block.Device
-	// group is nil if dev is the connection's own.
-	group  *transmission.Group
+	// common is the device that dev is of, or nil if dev is the connection's own.
+	common *device
 	shared *instance // that dev belongs to; nil if it belongs to none
 	end    func()    // what Export.Begin has returned
 
 	evictions int // of e, when the client was let in
 }
 
+// group returns the connections that share the device, or nil if there are no others.
+func (l *lease) group() *transmission.Group {
+	if l.common == nil {
+		return nil
+	}
+	return l.common.group
+}
+
 // acquire lets a client in to the export that is called name, or says why not,
 // in an error that the handshake package knows. The lease must be released.
 func (s *Server) acquire(ctx context.Context, c Client, name string) (*lease, error) {
-	l, err := s.admit(ctx, c, name)
-	if err != nil {
-		return nil, err
+	for again := true; ; again = false {
+		l, err := s.admit(ctx, c, name)
+		if err != nil {
+			return nil, err
+		}
+		err = s.begin(ctx, l, c, again)
+		switch {
+		case err == nil:
+			return l, nil
+		case errors.Is(err, errGone):
+			s.log.Info("client gone before its export was ready", "client", addrText(c.Addr), "export", l.cfg.Name, "error", err)
+			return nil, errGone
+		case err != errTooLarge:
+			s.log.Error("cannot open an export for a client", "client", addrText(c.Addr), "export", l.cfg.Name, "error", err)
+			return nil, fmt.Errorf("the export %s cannot be opened; the server's log says why", quote(name))
+		}
 	}
+}
+
+// begin makes the device ready for a client that was admitted. If it fails, the client
+// has left. With renew, and if nobody else uses the device, it fails with errTooLarge
+// where it is: then the device is about to be opened anew.
+func (s *Server) begin(ctx context.Context, l *lease, c Client, renew bool) error {
 	ready := false
 	defer func() { // also when something panics
 		if !ready {
 			s.leave(l.e)
 		}
 	}()
+	if l.common != nil && s.remeasure(ctx, l.cfg, l.common) && renew && s.alone(l.e) {
+		return errTooLarge
+	}
 	if err := s.prepare(ctx, l, c); err != nil {
-		s.log.Error("cannot open an export for a client", "client", addrText(c.Addr), "export", l.cfg.Name, "error", err)
-		return nil, fmt.Errorf("the export %s cannot be opened; the server's log says why", quote(name))
+		return err
 	}
 	ready = true
-	return l, nil
+	return nil
 }
 
 // admit checks the barriers of an export and counts the client in.
@@ -128,7 +169,7 @@ func (s *Server) take(e *export, c Client, name string) (*lease, error) {
 	e.users++
 	l := &lease{e: e, cfg: e.cfg, evictions: e.evictions}
 	if e.dev != nil {
-		l.dev, l.group = e.dev.Device, e.dev.group
+		l.dev, l.common = e.dev.Device, e.dev
 	}
 	return l, nil
 }
@@ -160,12 +201,20 @@ func (s *Server) leave(e *export) {
 // way has made its plan by what it saw, and settles all when it is done. The
 // caller holds s.mu.
 func (s *Server) settle(e *export) {
-	if s.replacing || s.closing || e.users > 0 || e.moving != nil || e.next == nil && !e.removed {
+	if s.replacing || s.closing || e.users > 0 || e.looking || e.moving != nil {
+		return
+	}
+	next := e.next
+	switch {
+	case next != nil || e.removed:
+	case e.dev != nil && e.dev.missing.Load() > 0:
+		next = e.cfg
+	default:
 		return
 	}
 	e.moving = make(chan struct{})
 	s.background.Add(1)
-	go s.move(e, e.next)
+	go s.move(e, next)
 }
 
 // move closes the device of e and, if next is not nil, opens that of next. If
@@ -178,7 +227,7 @@ func (s *Server) move(e *export, next *Export) {
 		var err error
 		if dev, err = openShared(s.drain, next); err == nil {
 			cfg = next
-			s.log.Info("export changed", "export", e.name)
+			s.log.Info("export opened anew", "export", e.name)
 		} else {
 			s.log.Error("cannot open an export with its changed settings, trying the earlier ones", "export", e.name, "error", err)
 			dev = s.reopen(e)
@@ -186,6 +235,9 @@ func (s *Server) move(e *export, next *Export) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if cfg != next {
+		e.failed = next
+	}
 	e.cfg, e.dev, e.next = cfg, dev, nil
 	if e.removed && s.exports[e.name] == e {
 		delete(s.exports, e.name)
@@ -213,7 +265,7 @@ func openShared(ctx context.Context, x *Export) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &device{d, new(transmission.Group)}, nil
+	return newDevice(d), nil
 }
 
 // open calls x.Open, and makes an error of whatever may go wrong there.

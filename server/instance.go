@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"time"
-
-	"nbd.example/nbd/transmission"
 )
 
 // instance is a device of a private export that some of its connections share;
@@ -37,14 +35,19 @@ func (s *Server) prepare(ctx context.Context, l *lease, c Client) (err error) {
 		}
 	}()
 	if l.cfg.Begin != nil {
-		if l.end, err = l.cfg.begin(ctx, c); err != nil {
+		there, stop := whileThere(ctx)
+		l.end, err = l.cfg.begin(there, c)
+		stop()
+		if err != nil {
 			return err
 		}
 	}
 	switch {
 	case !l.cfg.Private:
 	case l.cfg.Share != nil:
-		err = s.join(ctx, l, c)
+		if err = s.join(ctx, l, c); err == nil {
+			s.remeasure(ctx, l.cfg, l.common) // it may be open for long
+		}
 	default:
 		l.dev, err = l.cfg.open(ctx, c)
 	}
@@ -101,7 +104,7 @@ func (s *Server) join(ctx context.Context, l *lease, c Client) error {
 		if in.err != nil {
 			return in.err
 		}
-		l.dev, l.group = in.dev.Device, in.dev.group
+		l.dev, l.common = in.dev.Device, in.dev
 		return nil
 	}
 }
@@ -144,7 +147,7 @@ func (s *Server) openInstance(ctx context.Context, l *lease, c Client) {
 	}()
 	d, err := l.cfg.open(context.WithoutCancel(ctx), c)
 	if in.err = err; err == nil {
-		in.dev = &device{d, new(transmission.Group)}
+		in.dev = newDevice(d)
 	}
 }
 

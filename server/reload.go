@@ -43,11 +43,17 @@ type Report struct {
 // devices of private exports belong to their connections; changed settings hold
 // for the next one.
 //
+// Devices that stay are measured again; a file may have become larger.
+//
 // The logger stays what it was in [New].
 func (s *Server) Reload(cfg Config) (Report, error) {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
-	return s.reload(cfg, nil)
+	report, err := s.reload(cfg, nil)
+	if err == nil {
+		s.remeasureAll()
+	}
+	return report, err
 }
 
 // reload is Reload for those exports alone of which touches says so; the others

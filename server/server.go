@@ -110,8 +110,9 @@ func (s *Server) isClosing() bool {
 // NBD_REP_ERR_SHUTDOWN; each connection answers the requests that it has read,
 // and ends; then the devices are closed. If ctx is done before that, the
 // connections are cut. A device that a connection still uses then, because its
-// back end does not return, is left open, and the error says so. Later calls
-// wait for the first, and may cut connections on their own.
+// back end does not return, is left open, and the error says so; if a reload hangs in
+// opening one, all are. Later calls wait for the first, and may cut connections on
+// their own.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.closing {
@@ -126,12 +127,42 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Unlock()
 
 	err := s.await(ctx)
-	// Whoever opens or closes devices now, a reload or a move, has s.drain as
-	// its context.
-	s.reloading.Lock()
-	defer s.reloading.Unlock()
-	s.background.Wait()
+	unlock, stuck := s.awaitReload(ctx)
+	if stuck != nil {
+		return errors.Join(err, stuck)
+	}
+	defer unlock()
 	return errors.Join(err, s.closeAll())
+}
+
+// awaitReload waits until nobody opens or closes devices any more, a reload or a move, and
+// returns what lets others do so. They have s.drain as their context, but the system may not
+// care; so when ctx is done they have a moment, and no more.
+func (s *Server) awaitReload(ctx context.Context) (unlock func(), err error) {
+	held, given := make(chan struct{}), make(chan struct{})
+	go func() {
+		s.reloading.Lock()
+		s.background.Wait()
+		select {
+		case held <- struct{}{}:
+		case <-given:
+			s.reloading.Unlock()
+		}
+	}()
+	select {
+	case <-held:
+		return s.reloading.Unlock, nil
+	case <-ctx.Done():
+	}
+	t := time.NewTimer(s.patience)
+	defer t.Stop()
+	select {
+	case <-held:
+		return s.reloading.Unlock, nil
+	case <-t.C:
+		close(given)
+		return nil, fmt.Errorf("shutting down: the opening or closing of an export does not end, all devices stay open: %w", context.Cause(ctx))
+	}
 }
 
 // checkEmpty notes that the last connection of a closing server has gone. The

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"nbd.example/nbd/block"
 	"nbd.example/nbd/handshake"
@@ -168,6 +169,35 @@ func TestShutdownDuringReload(t *testing.T) {
 	if err := wait(t, "Shutdown", down); err != nil {
 		t.Errorf("Shutdown: %v", err)
 	}
+}
+
+// A reload that hangs in opening a file keeps no shutdown from ending. What it opens in the
+// end is closed again.
+func TestShutdownStuckReload(t *testing.T) {
+	d := newDisk()
+	s := newServer(t, Config{Exports: []*Export{row("a", d, "1")}}, d)
+	s.patience = time.Millisecond
+	opening, goOn := make(chan struct{}), make(chan struct{})
+	slow := row("b", d, "1")
+	open := slow.Open
+	slow.Open = func(ctx context.Context, c Client) (*block.Device, error) {
+		close(opening)
+		<-goOn
+		return open(ctx, c)
+	}
+	reloaded := make(chan error, 1)
+	go func() { _, err := s.Reload(config(slow)); reloaded <- err }()
+	<-opening
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Shutdown(ctx); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "does not end") {
+		t.Errorf("Shutdown while a reload hangs: %v", err)
+	}
+	close(goOn)
+	if err := wait(t, "Reload", reloaded); !errors.Is(err, ErrClosed) {
+		t.Errorf("Reload: %v", err)
+	}
+	// newServer's Shutdown finds everything settled, and closes what is left.
 }
 
 // Errors of closing are logged, and those of Shutdown returned.

@@ -29,7 +29,9 @@ func (c *conn) check(r *proto.Request) *refusal {
 	if r.Command == proto.CmdFlush {
 		return nil // offset and length are reserved
 	}
-	size := uint64(c.size)
+	// Not what was told in the handshake: the export may have grown since, and the
+	// kernel's client is made larger without a new connection.
+	size := uint64(c.dev.Size())
 	if r.Command == proto.CmdBlockStatus && r.Flags&proto.CmdFlagPayloadLen != 0 {
 		if r.Offset > size {
 			return refuse(proto.EINVAL, "the status at %d is beyond the export's %d bytes", r.Offset, size)

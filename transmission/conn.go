@@ -40,7 +40,6 @@ type conn struct {
 	number int32           // in the group
 
 	style     style
-	size      int64
 	readOnly  bool
 	alignMask uint64 // minimum block size - 1
 	holes     bool   // long reads look for holes
@@ -103,7 +102,6 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	case s.Structured:
 		c.style = structured
 	}
-	c.size = caps.Size
 	c.readOnly = caps.ReadOnly || s.Flags&proto.FlagReadOnly != 0
 	c.alignMask = uint64(max(s.MinBlock, 1) - 1)
 	c.holes = c.style != simple && caps.Extents == block.Native

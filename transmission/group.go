@@ -21,7 +21,8 @@ import (
 // socket, or with a worker. If they were carried out after newer ones they would
 // undo them. So before a connection begins, and before each batch of changes,
 // every member whose peer has hung up is run to its end first. What a network
-// hides (an end that never arrived) cannot be fenced that way.
+// hides (an end that never arrived), or an end of a TCP stream that stands behind
+// data which are not read yet, cannot be fenced that way; a reset can.
 type Group struct {
 	changes ranges.Queue
 

@@ -22,8 +22,8 @@ func (c *conn) blockStatus(q *request, a *answer) error {
 		}
 		length, contexts = f.Length, chosen
 	}
-	if (q.Offset|length)&c.alignMask != 0 || length == 0 || length > uint64(c.size)-q.Offset {
-		return &badRequest{proto.EINVAL, fmt.Sprintf("the status of %d bytes at %d of the export's %d", length, q.Offset, c.size)}
+	if size := uint64(c.dev.Size()); (q.Offset|length)&c.alignMask != 0 || length == 0 || length > size-q.Offset {
+		return &badRequest{proto.EINVAL, fmt.Sprintf("the status of %d bytes at %d of the export's %d", length, q.Offset, size)}
 	}
 	var extents []block.Extent
 	if slices.ContainsFunc(contexts, needsExtents) {

@@ -104,12 +104,13 @@ func (f *File) extentAt(off int64) (block.Extent, error) {
 	case err == unix.ENXIO:
 		// The file has become smaller. To call the rest data makes the reader
 		// ask for it, and get the error.
-		return block.Extent{Length: f.size - off, Depth: 1}, nil
+		return block.Extent{Length: f.size.Load() - off, Depth: 1}, nil
 	case err != nil:
 		return block.Extent{}, os.NewSyscallError("lseek", err)
 	}
-	if hole = min(roundUp(hole, f.align), f.size); hole <= off { // punched in between: to say "data" is always right
-		return block.Extent{Length: min(max(4096, f.align), f.size-off), Depth: 1}, nil
+	size := f.size.Load()
+	if hole = min(roundUp(hole, f.align), size); hole <= off { // punched in between: to say "data" is always right
+		return block.Extent{Length: min(max(4096, f.align), size-off), Depth: 1}, nil
 	}
 	f.sys.known.set(off, hole, asked)
 	return block.Extent{Length: hole - off, Depth: 1}, nil
@@ -118,5 +119,5 @@ func (f *File) extentAt(off int64) (block.Extent, error) {
 // borderAt returns where data begins that the file system finds at off: at the
 // beginning of its block, and not behind the end.
 func (f *File) borderAt(off int64) int64 {
-	return min(roundDown(off, f.align), f.size)
+	return min(roundDown(off, f.align), f.size.Load())
 }

@@ -71,7 +71,7 @@ func drop(t *testing.T, f *File) {
 			return
 		}
 		// Pages that are on their way stay. After reading them none are.
-		if err := f.ReadAt(context.Background(), make([]byte, f.size), 0); err != nil {
+		if err := f.ReadAt(context.Background(), make([]byte, f.size.Load()), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -344,6 +344,21 @@ func TestMapping(t *testing.T) {
 		t.Error("still mapped beside a hole")
 	}
 	warm(0, 4096)
+	if err := os.Truncate(path, 4*windowSize); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := f.Remeasure(); n != 4*windowSize || err != nil {
+		t.Errorf("the file was made larger, and has %d bytes, %v", n, err)
+	}
+	warm(2*windowSize, 5000)
+	for range 2 * (warmReads + retryReads) {
+		if mapped(2*windowSize, 5001) || mapped(3*windowSize, 4096) {
+			t.Fatal("mapped behind the end of the mapping")
+		}
+	}
+	if err := f.Trim(context.Background(), 2*windowSize, 2*windowSize, 0); err != nil {
+		t.Fatal(err)
+	}
 	f.Avoid(block.Span{})
 	if mapped(0, 4096) {
 		t.Error("still mapped after Avoid")

@@ -95,9 +95,9 @@ type File struct {
 	f        *os.File
 	fd       uintptr
 	config   Config
-	size     int64
-	device   bool  // a disk, not a regular file
-	align    int64 // what every read and write must be aligned to, in bytes; 1 if nothing
+	size     atomic.Int64 // bytes; see Remeasure
+	device   bool         // a disk, not a regular file
+	align    int64        // what every read and write must be aligned to, in bytes; 1 if nothing
 	caps     block.Caps
 	sys      system // what only this operating system has
 	spanless atomic.Bool
@@ -108,6 +108,7 @@ var (
 	_ block.Flusher    = (*File)(nil)
 	_ block.Trimmer    = (*File)(nil)
 	_ block.ZeroWriter = (*File)(nil)
+	_ block.Grower     = (*File)(nil)
 )
 
 // Open opens, locks and measures the file.
@@ -217,11 +218,43 @@ func (f *File) prepare() error {
 	if err := f.findAlignment(); err != nil {
 		return err
 	}
-	f.size = f.config.Size
-	if f.size == 0 {
-		f.size = size
+	want := f.config.Size
+	if want == 0 {
+		want = size
 	}
+	f.size.Store(want)
 	return f.fit(size)
+}
+
+// Remeasure implements block.Grower. A size that the configuration wants stays. What is
+// known of the pages of the file in memory is known up to the size that it was opened
+// with, so that what comes behind is copied on its way to sockets.
+func (f *File) Remeasure() (int64, error) {
+	size := f.size.Load()
+	if f.config.Size != 0 {
+		return size, nil
+	}
+	now, err := f.currentSize()
+	if err != nil {
+		return 0, fmt.Errorf("size of %s: %w", f.config.Path, err)
+	}
+	for now > size && !f.size.CompareAndSwap(size, roundDown(now, f.align)) {
+		size = f.size.Load()
+	}
+	return now, nil
+}
+
+// currentSize measures an open file again. Where the system would not tell of a disk
+// that it has grown, that is the size that it was opened with.
+func (f *File) currentSize() (int64, error) {
+	if f.device {
+		return f.diskSize()
+	}
+	info, err := f.f.Stat()
+	if err != nil {
+		return 0, plain(err)
+	}
+	return info.Size(), nil
 }
 
 // unknownSize is what measure returns where the system does not tell.
@@ -229,7 +262,7 @@ const unknownSize = -1
 
 // fit sees to it that there are as many bytes as are offered. The file has size.
 func (f *File) fit(size int64) error {
-	want := f.size
+	want := f.size.Load()
 	switch {
 	case want == unknownSize && f.config.Size == 0:
 		return errors.New("the system does not tell the size of this disk; name the size")
@@ -262,7 +295,7 @@ func (f *File) orNotDirect() string {
 func (f *File) Caps() block.Caps { return f.caps }
 
 func (f *File) abilities() block.Caps {
-	c := block.Caps{Size: f.size, ReadOnly: f.config.ReadOnly, MultiConn: true, Instance: f.instance()}
+	c := block.Caps{Size: f.size.Load(), ReadOnly: f.config.ReadOnly, MultiConn: true, Instance: f.instance()}
 	if f.align > 1 {
 		c.BlockSize.Minimum = f.align
 		c.BlockSize.Preferred = max(f.align, 4096)

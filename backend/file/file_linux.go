@@ -67,16 +67,9 @@ func (f *File) explainOpen(err error) error {
 
 // measure returns the size in bytes.
 func (f *File) measure() (int64, error) {
-	if !f.device {
-		info, err := f.f.Stat()
-		if err != nil {
-			return 0, plain(err)
-		}
-		return info.Size(), nil
-	}
-	var size uint64
-	if err := f.ioctl(unix.BLKGETSIZE64, unsafe.Pointer(&size)); err != nil {
-		return 0, os.NewSyscallError("BLKGETSIZE64", err)
+	size, err := f.currentSize()
+	if err != nil || !f.device {
+		return size, err
 	}
 	if size == 0 {
 		return 0, errors.New("the disk has 0 bytes: it has no medium, or nothing is attached to it")
@@ -87,7 +80,13 @@ func (f *File) measure() (int64, error) {
 	}
 	sector, err := unix.IoctlGetInt(int(f.fd), unix.BLKSSZGET)
 	f.sys.sector = int64(sector)
-	return int64(size), os.NewSyscallError("BLKSSZGET", err)
+	return size, os.NewSyscallError("BLKSSZGET", err)
+}
+
+func (f *File) diskSize() (int64, error) {
+	var size uint64
+	err := f.ioctl(unix.BLKGETSIZE64, unsafe.Pointer(&size))
+	return int64(size), os.NewSyscallError("BLKGETSIZE64", err)
 }
 
 func (f *File) ioctl(request uintptr, arg unsafe.Pointer) error {
@@ -167,7 +166,7 @@ func (f *File) fileAbilities(c *block.Caps) {
 	// A hole far behind the end changes no more than the time of the last change,
 	// and tells whether there are any.
 	const far = 1 << 30
-	if err := f.punch(roundUp(f.size, far)+far, 4096); errors.Is(err, errors.ErrUnsupported) {
+	if err := f.punch(roundUp(f.size.Load(), far)+far, 4096); errors.Is(err, errors.ErrUnsupported) {
 		c.Trim, c.Zero = block.None, block.Emulated
 	}
 }

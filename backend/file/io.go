@@ -30,7 +30,7 @@ func (f *File) readAt(p []byte, off int64) error {
 		return nil
 	case err == io.EOF, f.align > 1 && f.endsAt(end):
 		err = &fs.PathError{Op: "read", Path: f.config.Path, Err: fmt.Errorf("it has become smaller, %d of its %d bytes are left: %w",
-			end, f.size, io.ErrUnexpectedEOF)}
+			end, f.size.Load(), io.ErrUnexpectedEOF)}
 	}
 	return &block.OffsetError{Off: end, Err: err}
 }

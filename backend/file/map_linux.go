@@ -62,7 +62,8 @@ var mappable = map[int64]string{
 
 // mapFile makes the mapping, if the configuration wants it.
 func (f *File) mapFile() error {
-	if !f.config.Map || f.size == 0 {
+	size := f.size.Load()
+	if !f.config.Map || size == 0 {
 		return nil
 	}
 	var fs unix.Statfs_t
@@ -81,15 +82,15 @@ func (f *File) mapFile() error {
 	case lockedMemory():
 		return errors.New("the parameter map cannot be used while the process locks its memory")
 	}
-	addr, err := unix.MmapPtr(int(f.fd), 0, nil, uintptr(f.size), unix.PROT_READ, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	addr, err := unix.MmapPtr(int(f.fd), 0, nil, uintptr(size), unix.PROT_READ, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
 		return fmt.Errorf("mapping it: %w", err)
 	}
-	m := &mapping{address: uintptr(addr), size: f.size, windows: make([]window, roundUp(f.size, windowSize)>>windowBits)}
+	m := &mapping{address: uintptr(addr), size: size, windows: make([]window, roundUp(size, windowSize)>>windowBits)}
 	for i := range m.windows {
 		m.windows[i].reads.Store(-warmReads)
 	}
-	m.advise(0, f.size, unix.MADV_RANDOM) // or one cold page pulls in a megabyte
+	m.advise(0, size, unix.MADV_RANDOM) // or one cold page pulls in a megabyte
 	f.sys.mapping = m
 	return nil
 }
@@ -121,7 +122,7 @@ func (f *File) sysClose() {
 // Mapped returns a span of the mapping, if all of it is in hot windows.
 func (f *File) Mapped(off, n int64) (block.Span, bool) {
 	m := f.sys.mapping
-	if m == nil || f.spanless.Load() {
+	if m == nil || f.spanless.Load() || off+n > m.size {
 		return block.Span{}, false
 	}
 	for i := off >> windowBits; i <= (off+n-1)>>windowBits; i++ {
@@ -189,7 +190,8 @@ func (m *mapping) cool(i int) {
 // coolRange is for what is about to become a hole: on tmpfs, to read a hole
 // through a mapping would allocate it.
 func (f *File) coolRange(off, n int64) {
-	if m := f.sys.mapping; m != nil && n > 0 {
+	if m := f.sys.mapping; m != nil && n > 0 && off < m.size {
+		n = min(n, m.size-off)
 		for i := off >> windowBits; i <= (off+n-1)>>windowBits; i++ {
 			if m.windows[i].hot.Load() {
 				m.cool(int(i))

@@ -23,12 +23,13 @@ type probe struct {
 // findProbe makes the probe, where the answers can be believed: of a file that a
 // process neither owns nor may write, mincore says that all of it is in memory.
 func (f *File) findProbe() {
-	if strconv.IntSize < 64 || f.size == 0 || !f.honest() {
+	size := f.size.Load()
+	if strconv.IntSize < 64 || size == 0 || !f.honest() {
 		return
 	}
-	addr, err := unix.MmapPtr(int(f.fd), 0, nil, uintptr(f.size), unix.PROT_READ, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	addr, err := unix.MmapPtr(int(f.fd), 0, nil, uintptr(size), unix.PROT_READ, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err == nil {
-		f.sys.probe = probe{uintptr(addr), f.size}
+		f.sys.probe = probe{uintptr(addr), size}
 	}
 }
 

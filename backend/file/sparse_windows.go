@@ -74,7 +74,7 @@ func (f *File) findsHoles() bool {
 	if !f.makesHoles() {
 		return false
 	}
-	_, err := f.allocated(0, max(f.size, 1), make([]allocatedRange, 1))
+	_, err := f.allocated(0, max(f.size.Load(), 1), make([]allocatedRange, 1))
 	return err == nil
 }
 

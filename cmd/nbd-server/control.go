@@ -29,8 +29,10 @@ type remote struct {
 
 	// mu is held while the configuration changes, but not while anybody waits for
 	// clients.
-	mu   sync.Mutex
-	conf *nbdconf.Config // in force; never changed, but replaced
+	mu sync.Mutex
+	// conf is what is wanted: in force, or as soon as the clients have left. It is never
+	// changed, but replaced.
+	conf *nbdconf.Config
 }
 
 var _ control.Handler = (*remote)(nil)
@@ -75,16 +77,37 @@ func (p *program) attendControl(ctx context.Context, l net.Listener, r *remote) 
 func (r *remote) reload() (server.Report, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.reconcile()
 	conf, report, err := r.p.reload(r.s, r.conf)
 	r.conf = conf
 	return report, err
 }
 
-// config returns the configuration that is in force.
+// config returns the configuration.
 func (r *remote) config() *nbdconf.Config {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.reconcile()
 	return r.conf
+}
+
+// reconcile takes changes back that could not be made when the clients had left. The
+// caller holds r.mu.
+func (r *remote) reconcile() {
+	for _, e := range r.s.Exports() {
+		x, ok := e.Export.Origin.(*nbdconf.Export)
+		at := find(r.conf, e.Export.Name)
+		switch e.State {
+		case "pending", "moving", "removed":
+			continue
+		}
+		if ok && at >= 0 && r.conf.Exports[at] != x {
+			next := *r.conf
+			next.Exports = slices.Clone(r.conf.Exports)
+			next.Exports[at] = x
+			r.conf = &next
+		}
+	}
 }
 
 // Status describes the server.
@@ -97,15 +120,14 @@ func (r *remote) Status(context.Context) (control.Status, error) {
 
 // Exports describes the exports.
 func (r *remote) Exports(context.Context) ([]control.Export, error) {
-	conf := r.config()
 	list := []control.Export{}
 	for _, e := range r.s.Exports() {
 		x := control.Export{
 			Name: e.Export.Name, State: e.State, Clients: e.Clients, Size: e.Size, ReadOnly: e.Export.ReadOnly,
 			TLS: e.Export.RequireTLS, MaxConnections: e.Export.MaxConnections,
 		}
-		if i := find(conf, x.Name); i >= 0 && e.State != "removed" {
-			x.Source, x.Origin = conf.Exports[i].ExportName, conf.Exports[i].Pos.String()
+		if from, ok := e.Export.Origin.(*nbdconf.Export); ok && e.State != "removed" {
+			x.Source, x.Origin = from.ExportName, from.Pos.String()
 		}
 		list = append(list, x)
 	}
@@ -175,45 +197,29 @@ func (r *remote) AddExport(_ context.Context, name string, keys map[string]strin
 
 // ChangeExport gives an export other settings.
 func (r *remote) ChangeExport(ctx context.Context, name string, keys map[string]string, how control.Clients) (control.Changes, error) {
-	before, report, err := r.change(name, keys)
+	report, err := r.change(name, keys)
 	if err == nil {
 		err = r.evict(ctx, name, how)
-	}
-	if errors.Is(err, server.ErrNotChanged) {
-		r.restore(before)
 	}
 	return changes(report), err
 }
 
-// restore puts an export into the configuration as it was.
-func (r *remote) restore(x *nbdconf.Export) {
+func (r *remote) change(name string, keys map[string]string) (server.Report, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if at := find(r.conf, x.Name); at >= 0 {
-		next := *r.conf
-		next.Exports = slices.Clone(r.conf.Exports)
-		next.Exports[at] = x
-		r.conf = &next
-	}
-}
-
-func (r *remote) change(name string, keys map[string]string) (before *nbdconf.Export, _ server.Report, _ error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.reconcile()
 	at := find(r.conf, name)
 	if at < 0 {
-		return nil, server.Report{}, coded(fmt.Errorf("%w: %q", server.ErrNoExport, name))
+		return server.Report{}, coded(fmt.Errorf("%w: %q", server.ErrNoExport, name))
 	}
-	before = r.conf.Exports[at]
-	all := before.Values()
+	all := r.conf.Exports[at].Values()
 	maps.Copy(all, keys)
 	for k, v := range keys {
 		if v == "" {
 			delete(all, k)
 		}
 	}
-	report, err := r.put(name, all, at, r.s.ChangeExport)
-	return before, report, err
+	return r.put(name, all, at, r.s.ChangeExport)
 }
 
 // put gives an export at a place of the configuration these keys, by do. The

@@ -247,3 +247,67 @@ func TestTransactionLogFull(t *testing.T) {
 		t.Errorf("the log does not say %q", want)
 	}
 }
+
+// TestControlChangeFails: a change that cannot be made when the clients have left leaves
+// nothing behind, neither in what is shown nor in what the next change begins with.
+func TestControlChangeFails(t *testing.T) {
+	dir := harness.Dir(t)
+	for name, size := range map[string]int{"one": 1 << 20, "two": 2 << 20, "three": 3 << 20} {
+		write(t, dir, name, strings.Repeat("x", size))
+	}
+	write(t, dir, "c.conf", "[generic]\nunixsock = s\n[e]\nexportname = one\n")
+	p := launch(t, dir, nil, "-n", "-C", "c.conf", "--control=ctl")
+	p.await("serving exports=1")
+	socket := filepath.Join(dir, "ctl")
+	change := func(keys map[string]string) (c control.Changes) {
+		t.Helper()
+		ask(t, socket, control.Request{Op: control.OpChange, Export: "e", Keys: keys}, &c)
+		return c
+	}
+	// An export that is on its way to other settings has arrived when this is answered.
+	shown := func() control.Export {
+		t.Helper()
+		for until := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+			var list []control.Export
+			ask(t, socket, control.Request{Op: control.OpList}, &list)
+			if len(list) != 1 {
+				t.Fatalf("%+v", list)
+			}
+			if s := list[0].State; s != "pending" && s != "moving" || time.Now().After(until) {
+				return list[0]
+			}
+		}
+	}
+	for _, c := range []struct {
+		gone   string
+		source string
+		size   int64
+	}{{"two", "one", 1 << 20}, {"", "three", 3 << 20}} {
+		client := mustConnect(t, harness.UnixURI(filepath.Join(dir, "s"), "e"))
+		for _, name := range []string{"three", "two"} {
+			if c.gone == "" {
+				name = "three"
+			}
+			if got := change(map[string]string{"exportname": name}); len(got.Pending) != 1 {
+				t.Errorf("%+v", got)
+			}
+		}
+		if c.gone != "" {
+			if err := os.Remove(filepath.Join(dir, c.gone)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		client.Close()
+		if x := shown(); x.Source != c.source || x.Size != c.size || x.State != "serving" {
+			t.Errorf("without %q: %+v, want %s", c.gone, x, c.source)
+		}
+		if got := change(map[string]string{"maxconnections": "7"}); len(got.Changed) != 1 {
+			t.Errorf("%+v", got)
+		}
+		if x := shown(); x.Source != c.source || x.Size != c.size || x.MaxConnections != 7 {
+			t.Errorf("after another change: %+v, want %s", x, c.source)
+		}
+		change(map[string]string{"maxconnections": "0"})
+	}
+	p.stop()
+}

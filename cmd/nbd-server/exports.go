@@ -142,6 +142,7 @@ func (p *program) export(x *nbdconf.Export) (*server.Export, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: exportname: %w", x.Where("exportname"), err)
 	}
+	p.warnOfCache(x, src)
 	rules, err := p.rules(x)
 	if err != nil {
 		return nil, err
@@ -152,7 +153,7 @@ func (p *program) export(x *nbdconf.Export) (*server.Export, error) {
 	}
 	o := &opening{p: p, x: x}
 	e := &server.Export{
-		Name: x.Name, Open: o.open, Settings: o.settings(src), ReadOnly: x.ReadOnly, Rotational: x.Rotational, Hide: hidden(x),
+		Name: x.Name, Origin: x, Open: o.open, Settings: o.settings(src), ReadOnly: x.ReadOnly, Rotational: x.Rotational, Hide: hidden(x),
 		Tap: tap, MaxConnections: x.MaxConnections, IdleTimeout: time.Duration(x.Timeout) * time.Second, RequireTLS: x.ForceTLS, Allow: rules,
 	}
 	virtual, commands := x.Virtual().Expands(x.ExportName), x.PreRun != "" || x.PostRun != ""

@@ -9,14 +9,13 @@ import (
 
 	"nbd.example/nbd/internal/nbdconf"
 	"nbd.example/nbd/server"
-	"nbd.example/nbd/transmission"
 )
 
 // serverConfig is what the server is told of a configuration.
 func (p *program) serverConfig(conf *nbdconf.Config, exports []*server.Export, mode server.TLSMode, t *tls.Config) server.Config {
 	c := server.Config{
 		Exports: exports, TLSMode: mode, TLS: t, AllowList: conf.Generic.AllowList,
-		Transmission: transmission.Config{Workers: conf.Generic.MaxThreads},
+		Transmission: p.limits(&conf.Generic),
 		Logger:       p.log,
 	}
 	if p.flags.File == "" {
@@ -155,6 +154,7 @@ func (p *program) tellFixed(before, now *nbdconf.Config) {
 		{"unixsock", old.UnixSock == g.UnixSock}, {"duallisten", old.DualListen == g.DualListen},
 		{"user", old.User == g.User}, {"group", old.Group == g.Group},
 		{"run_user", old.RunUser == g.RunUser}, {"control", old.Control == g.Control},
+		{"swap", old.Swap == g.Swap},
 	} {
 		if !k.same {
 			p.log.Warn("a change of " + k.name + " needs a restart of the server")

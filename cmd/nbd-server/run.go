@@ -11,11 +11,11 @@ import (
 
 	"nbd.example/nbd/chain/core"
 	"nbd.example/nbd/internal/daemon"
-	"nbd.example/nbd/internal/hooks"
 	"nbd.example/nbd/internal/nbdconf"
 	"nbd.example/nbd/internal/opener"
 	"nbd.example/nbd/internal/serverflags"
 	"nbd.example/nbd/layer/wait"
+	"nbd.example/nbd/transmission"
 )
 
 // version is set by the linker for a release.
@@ -52,11 +52,14 @@ type program struct {
 	log   *slog.Logger
 	waits wait.Group // exports whose changes wait for SIGUSR1
 
-	records records      // the transaction logs
+	records records // the transaction logs
+	// swap says that clients swap on this machine, and memory is what bounds their requests
+	// then; nil before there are some.
+	swap   bool
+	memory *transmission.Memory
+
 	control net.Listener // the control socket that a service manager has passed, or nil
-	// helper runs commands; nil if there are none. It is set before clients come,
-	// or by a reload, before the exports that need it are there.
-	helper *hooks.Helper
+	runner  runner       // of commands around connections
 }
 
 // run is the whole program. It returns the status to exit with.

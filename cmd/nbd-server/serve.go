@@ -80,6 +80,9 @@ func (p *program) start(conf *nbdconf.Config) (*server.Server, error) {
 	if err := p.startHelper(conf); err != nil {
 		return nil, err
 	}
+	if err := p.prepareForSwap(&conf.Generic); err != nil {
+		return nil, err
+	}
 	if err := p.dropPrivileges(&conf.Generic); err != nil {
 		return nil, err
 	}

@@ -2,14 +2,17 @@ package hooks
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
 	"os/user"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,12 +54,12 @@ type server struct {
 
 	mu      sync.Mutex
 	out     io.Writer
-	running map[uint64]*exec.Cmd
+	running map[uint64]tree
 	all     sync.WaitGroup
 }
 
 func (s *server) serve(in io.Reader) {
-	s.running = make(map[uint64]*exec.Cmd)
+	s.running = make(map[uint64]tree)
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
@@ -120,23 +123,32 @@ func (s *server) begin(r *request) {
 	cmd.WaitDelay = straggle
 	var output tail
 	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := cmd.Start(); err != nil {
+	all, err := launch(cmd)
+	if err != nil {
 		s.say(reply{ID: r.ID, Error: err.Error()})
 		return
 	}
 	s.mu.Lock()
-	s.running[r.ID] = cmd
+	s.running[r.ID] = all
 	s.mu.Unlock()
+	var late atomic.Bool
+	limit := time.AfterFunc(cmp.Or(time.Duration(r.Limit), math.MaxInt64), func() {
+		late.Store(true)
+		s.kill(r.ID)
+	})
 	s.all.Go(func() {
 		err := cmd.Wait()
+		limit.Stop()
 		s.mu.Lock()
 		delete(s.running, r.ID)
 		s.mu.Unlock()
+		all.release()
 		if errors.Is(err, exec.ErrWaitDelay) {
 			err = nil // it has ended, with success
 		}
 		end := reply{ID: r.ID, Output: output.String()}
 		if err != nil {
+			end.Late = late.Load()
 			end.Status, end.Why = cmd.ProcessState.ExitCode(), err.Error()
 		}
 		s.say(end)
@@ -152,8 +164,8 @@ func (s *server) kill(id uint64) {
 func (s *server) signal(id uint64, hard bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if cmd := s.running[id]; cmd != nil {
-		end(cmd, hard)
+	if all, ok := s.running[id]; ok {
+		all.end(hard)
 	}
 }
 

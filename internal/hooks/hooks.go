@@ -13,7 +13,8 @@
 //
 // A command is given to the system's shell. It has a session of its own, an empty
 // standard input, and / as its working directory. What it says is kept, as far as the last
-// 4 KiB of it, and returned when it has ended.
+// 4 KiB of it, and returned when it has ended. On Windows the shell is cmd.exe, a job
+// object stands for the session, and the root of the system's drive for /.
 //
 // Messages between the two are lines of JSON.
 package hooks
@@ -30,6 +31,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // variable tells a process that it is a helper.
@@ -49,6 +51,9 @@ type Config struct {
 type Command struct {
 	Text string   // for the shell
 	Env  []string // NAME=value, in addition to the server's environment
+	// Limit is how long it may take. Then it is ended, with all that it has started; the
+	// helper does so also when the server has gone. 0 means as long as it wants.
+	Limit time.Duration
 }
 
 // Failed says that a command has ended without success.
@@ -67,7 +72,7 @@ func (f *Failed) Error() string {
 }
 
 // ErrGone says that the helper has ended.
-var ErrGone = errors.New("the helper process that runs commands has ended; restart the server")
+var ErrGone = errors.New("the helper process that runs commands has ended")
 
 // request is a message to the helper: the first one is a Config, others begin a
 // command, or end one.
@@ -76,6 +81,7 @@ type request struct {
 	ID     uint64   `json:",omitempty"`
 	Text   string   `json:",omitempty"`
 	Env    []string `json:",omitempty"`
+	Limit  int64    `json:",omitempty"` // nanoseconds
 	Kill   bool     `json:",omitempty"`
 }
 
@@ -86,6 +92,7 @@ type reply struct {
 	Status int    `json:",omitempty"`
 	Why    string `json:",omitempty"` // "" for success
 	Output string `json:",omitempty"`
+	Late   bool   `json:",omitempty"` // it was ended at its limit
 }
 
 // Helper is a process that runs commands. Its methods may be called concurrently.
@@ -100,6 +107,7 @@ type Helper struct {
 	waiting map[uint64]chan reply
 	gone    bool
 	ended   chan struct{}
+	how     error // set before ended is closed
 }
 
 // Start starts a helper and waits until it has become who it should be. The
@@ -181,8 +189,26 @@ func (h *Helper) listen(out io.Reader) {
 	}
 	h.waiting = nil
 	h.mu.Unlock()
-	h.cmd.Wait()
+	h.how = h.cmd.Wait()
 	close(h.ended)
+}
+
+// Gone reports whether the helper runs no commands any more. It does so before Ended.
+func (h *Helper) Gone() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.gone
+}
+
+// Ended is closed when the helper has ended, after Close or by itself.
+func (h *Helper) Ended() <-chan struct{} { return h.ended }
+
+// Why tells after Ended how the helper has ended, for people.
+func (h *Helper) Why() string {
+	if h.how == nil {
+		return "it ended by itself"
+	}
+	return h.how.Error()
 }
 
 func (h *Helper) send(r *request) error {
@@ -199,7 +225,7 @@ func (h *Helper) send(r *request) error {
 }
 
 // Run runs a command, waits for its end, and returns what it has said. An error is
-// a [*Failed] if the command ran. If ctx is done before, the command is ended, with all
+// a [*Failed] if the command ran to its end. If ctx is done before, the command is ended, with all
 // that it has started, and Run returns only then.
 func (h *Helper) Run(ctx context.Context, c Command) (output string, err error) {
 	ch := make(chan reply, 1)
@@ -212,7 +238,7 @@ func (h *Helper) Run(ctx context.Context, c Command) (output string, err error) 
 	id := h.last
 	h.waiting[id] = ch
 	h.mu.Unlock()
-	if h.send(&request{ID: id, Text: c.Text, Env: c.Env}) != nil {
+	if h.send(&request{ID: id, Text: c.Text, Env: c.Env, Limit: int64(c.Limit)}) != nil {
 		return "", ErrGone
 	}
 	stop := context.AfterFunc(ctx, func() { h.send(&request{ID: id, Kill: true}) })
@@ -223,6 +249,8 @@ func (h *Helper) Run(ctx context.Context, c Command) (output string, err error) 
 		return "", ErrGone
 	case r.Error != "":
 		return "", fmt.Errorf("the command cannot be run: %s", r.Error)
+	case r.Late:
+		return r.Output, fmt.Errorf("the command was ended, it took longer than %v", c.Limit)
 	case r.Why != "" && ctx.Err() != nil:
 		return r.Output, fmt.Errorf("the command was ended: %w", context.Cause(ctx))
 	case r.Why != "":

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,10 +21,25 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if Main() {
+	if Main() || hangs() {
 		return
 	}
 	os.Exit(m.Run())
+}
+
+// hanging has the address that a child of a command connects to, for as long as it lives.
+const hanging = "NBD_HOOKS_TEST_HANG"
+
+// hangs reports whether this process is such a child, when it is told to end.
+func hangs() bool {
+	addr := os.Getenv(hanging)
+	if addr == "" {
+		return false
+	}
+	if c, err := net.Dial("tcp", addr); err == nil {
+		io.Copy(io.Discard, c)
+	}
+	return true
 }
 
 // patience ends a test that is stuck.
@@ -79,7 +95,7 @@ func TestRun(t *testing.T) {
 		{"sleep 3 & echo left", "left", -2},
 	} {
 		t.Setenv("LISTEN_FDS", "1")
-		out, err := h.Run(within(t), Command{c.text, []string{"NBD_TEST=value"}})
+		out, err := h.Run(within(t), Command{Text: c.text, Env: []string{"NBD_TEST=value"}})
 		var f *Failed
 		switch {
 		case c.status == -2 && err != nil, c.status != -2 && !errors.As(err, &f):
@@ -145,6 +161,44 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// TestLimit: a command that takes too long is ended, with its children, and only that one.
+func TestLimit(t *testing.T) {
+	unixOnly(t)
+	h := begin(t, Config{})
+	_, err := h.Run(within(t), Command{Text: "sleep 600 | cat", Limit: time.Millisecond})
+	if err == nil || !strings.Contains(err.Error(), "longer than 1ms") {
+		t.Errorf("a command that takes too long: %v", err)
+	}
+	if out, err := h.Run(within(t), Command{Text: "echo done", Limit: time.Hour}); err != nil || out != "done" {
+		t.Errorf("a command within its limit: %q, %v", out, err)
+	}
+}
+
+// TestLimitAlone: the helper ends what takes too long also when nobody wants to know.
+func TestLimitAlone(t *testing.T) {
+	unixOnly(t)
+	h := begin(t, Config{})
+	fifo := filepath.Join(t.TempDir(), "f")
+	if out, err := exec.Command("mkfifo", fifo).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v", out, err)
+	}
+	go h.Run(t.Context(), Command{Text: "exec 3> " + fifo + "; echo begun >&3; sleep 600", Limit: time.Second})
+	f, err := os.Open(fifo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := io.ReadFull(f, make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	h.Close()
+	// It ends when the command and all that it has started have closed it.
+	if rest, err := io.ReadAll(f); err != nil || len(rest) > 0 {
+		t.Errorf("%q, %v", rest, err)
+	}
+	<-h.Ended()
+}
+
 // TestGone: commands fail when the helper has died, and nobody waits for ever.
 func TestGone(t *testing.T) {
 	unixOnly(t)
@@ -152,7 +206,10 @@ func TestGone(t *testing.T) {
 	if _, err := h.Run(within(t), Command{Text: "kill -9 $PPID"}); !errors.Is(err, ErrGone) {
 		t.Errorf("the helper was killed: %v", err)
 	}
-	<-h.ended
+	<-h.Ended()
+	if why := h.Why(); !strings.Contains(why, "killed") {
+		t.Errorf("it ended because %q", why)
+	}
 	if _, err := h.Run(within(t), Command{Text: "true"}); !errors.Is(err, ErrGone) {
 		t.Errorf("a command for nobody: %v", err)
 	}

@@ -29,11 +29,25 @@ func shell(text string) *exec.Cmd {
 	return cmd
 }
 
-// end sends a signal to a command's session.
-func end(cmd *exec.Cmd, hard bool) {
+// tree is a command with all that it starts: the number of its session.
+type tree int
+
+// launch starts a command.
+func launch(cmd *exec.Cmd) (tree, error) {
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	return tree(cmd.Process.Pid), nil
+}
+
+// end sends it a signal.
+func (t tree) end(hard bool) {
 	sig := syscall.SIGTERM
 	if hard {
 		sig = syscall.SIGKILL
 	}
-	syscall.Kill(-cmd.Process.Pid, sig)
+	syscall.Kill(-int(t), sig)
 }
+
+// release is called when the command has ended. What it has left goes on.
+func (tree) release() {}

@@ -100,6 +100,10 @@ The reference obeyed it until version 3.9, and has refused it since.`},
 The reference does not know this key.`},
 	{Name: "splice", Kind: Bool, Status: Ignored,
 		Help: `Accepted without effect here and in exports: the server chooses by itself how it moves data without copying.`},
+	{Name: "swap", Kind: Bool, field: func(g *Generic, _ *Export) any { return &g.Swap },
+		Help: `Clients on this very machine swap on what is served, so that memory becomes free only if the server writes it. The server locks its memory, takes all that it will need at once, bounds what requests take to 8 MiB, is not ended for want of memory, and is marked as one that memory depends on, as "nbd-client -swap" does it; for all that it must be started by root. The option --swap does the same.
+
+The export for swap should be a disk or a file that is opened past the page cache (exportname = file:/srv/swap,direct), and a unix socket serves best, since it needs no memory for packets; for TCP, vm.min_free_kbytes should be as large as "nbd-client -swap --raise-reserve" makes it. The reference does not know this key.`},
 	{Name: "tlsonly", Kind: Bool, field: func(g *Generic, _ *Export) any { return &g.TLSOnly },
 		Help: `The same as force_tls. The manual of the reference has it, but its program ignores it.`},
 	{Name: "tlsprio", Kind: String, Default: "TLS 1.2 and 1.3", field: func(g *Generic, _ *Export) any { return &g.TLSPrio },
@@ -122,7 +126,9 @@ var exportKeys = []Key{
 	{Name: "exportname", Kind: String, field: func(_ *Generic, x *Export) any { return &x.ExportName },
 		Help: `What is served; required. The absolute path of a file or block device, or a chain: the name of a back end or layer, a colon and its arguments, such as memory:1G. With temporary, a template for the name of the file. A %s becomes the client's address, see virtstyle, and %% becomes %. (In the protocol's terms the name of the export is that of the section.)`},
 	{Name: "filesize", Kind: Size, Default: "the size of the file", field: func(_ *Generic, x *Export) any { return &x.FileSize },
-		Help: `How many bytes are served. A file that exists must be at least as long. One that does not exist is created with this size.`},
+		Help: `How many bytes are served. A file that exists must be at least as long. One that does not exist is created with this size.
+
+Without filesize, an export grows with its file or disk: clients that connect, or ask, are told the new size from then on, and those that are connected may use it, nothing needs to be restarted. SIGHUP makes the server look, too. Exports never become smaller while they have clients. Chains whose layers change sizes, copyonwrite, multifile and waitfile keep the size that they began with.`},
 	{Name: "flush", Kind: Bool, Default: "true where it can be done", field: func(_ *Generic, x *Export) any { return &x.Flush },
 		Help: `Offer NBD_CMD_FLUSH. An explicit false is obeyed, with a warning: then a client's fsync does nothing.
 
@@ -140,11 +146,19 @@ The reference has false as its default.`},
 	{Name: "port", Kind: String, field: func(_ *Generic, x *Export) any { return &x.Port },
 		Help: `The TCP port on which this export is served to antique clients, a number or the name of a service. It needs oldstyle in [generic], without which it has no effect.`},
 	{Name: "postrun", Kind: String, field: func(_ *Generic, x *Export) any { return &x.PostRun },
-		Help: `A command that is run when a client has gone, or could not be served after prerun had succeeded; see there. How it ends does not matter, but is logged. The connection is closed when it has ended, so that a client that waits for that finds its work done.`},
+		Help: `A command that is run when a client has gone, or could not be served after prerun had succeeded; see there. How it ends does not matter, but is logged. The connection is closed when it has ended, so that a client that waits for that finds its work done; but after 10 seconds the connection is closed all the same, and no longer counts for maxconnections, while the command goes on, for as long as postrun_timeout allows.`},
+	{Name: "postrun_timeout", Kind: Int, Default: "3600", field: func(_ *Generic, x *Export) any { return &x.PostRunTimeout },
+		Help: `How many seconds a postrun may take. Then it is ended, with all that it has started, and that is logged. -1 lets it take as long as it wants.`},
 	{Name: "prerun", Kind: String, field: func(_ *Generic, x *Export) any { return &x.PreRun },
 		Help: `A command that is run for each connection that asks for the export, before anything is opened for it. If it fails the client is refused. It is given to the system's shell; %s stands for the name of the file, unquoted, and %% for %. In its environment NBD_EXPORT is the name of the export, NBD_FILE the file and NBD_CLIENT the client's address. Its working directory is /, its standard input is empty, and what it says is logged; what it leaves running in the background must write elsewhere, for the pipe is closed two seconds after its end. It is run as run_user in [generic].
 
-An export with prerun or postrun is opened for the first of its connections and closed behind the last, so that its file may be made and removed by these commands.`},
+On Windows the shell is cmd.exe (/D /S /C), in the root folder of the system's drive; %%NAME%% there is what the environment has, run_user can name nobody but the server's own account, letters that are not ASCII may be logged wrongly, and what is ended gets no warning.
+
+While it runs the client waits, and the time counts for no other limit. If the client hangs up (on Windows, that is not noticed), the command is ended, with all that it has started.
+
+An export with prerun or postrun is opened for the first of its connections and closed behind the last, so that its file may be made and removed by these commands. Should the process that runs the commands end, another one is started; where that is not possible, since the server is not root any more and run_user names somebody else, the clients of these exports are refused.`},
+	{Name: "prerun_timeout", Kind: Int, Default: "600", field: func(_ *Generic, x *Export) any { return &x.PreRunTimeout },
+		Help: `How many seconds a prerun may take. Then it is ended, with all that it has started, and the client refused. -1 lets it take as long as it wants, while the client waits.`},
 	{Name: "readonly", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.ReadOnly },
 		Help: `Refuse writes.`},
 	{Name: "rotational", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.Rotational },
@@ -177,7 +191,7 @@ After SIGHUP the file is opened by its name again, so that it can be renamed fir
 
 All connections of one client use one device, which is opened for the first and closed behind the last.`},
 	{Name: "waitfile", Kind: String, field: func(_ *Generic, x *Export) any { return &x.WaitFile },
-		Help: `Keep what is written in another file, the diff, until the server gets the signal SIGUSR1; then merge it into the file while clients go on. The file need not exist before that, if filesize is given: what was not written by then cannot be read. So an export can move to this server while it is in use. true keeps the diff beside the file, or in cowdir, with .wait behind the file's name; anything else is the path of the diff. A diff that is there already is gone on with.
+		Help: `Keep what is written in another file, the diff, until the server gets the signal SIGUSR1; then merge it into the file while clients go on. The file need not exist before that, if filesize is given: what was not written by then cannot be read. So an export can move to this server while it is in use. true keeps the diff beside the file, or in cowdir, with .wait behind the file's name; anything else is the path of the diff. A diff that is there already is gone on with. A server that is started again waits again, for a signal of its own, also if everything had been merged before; a merge that was cut off when it ended is completed at once. So take the key out of the configuration when the export has moved.
 
 Only exports that are open are merged: one with a %s, prerun or postrun is open while it has clients.`},
 }

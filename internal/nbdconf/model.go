@@ -38,6 +38,7 @@ type Generic struct {
 	Control    string
 	OldStyle   bool // serve exports that have a port to antique clients
 	RunUser    string
+	Swap       bool // clients swap on this machine
 	Splice     bool
 	TLSOnly    bool // obeyed as ForceTLS, in which it is contained
 
@@ -72,6 +73,8 @@ type Export struct {
 	VirtStyle      string // as ParseVirtStyle reads it; "" means ipliteral
 	PreRun         string
 	PostRun        string
+	PreRunTimeout  int      // seconds; 0 means what the manual says, below 0 none
+	PostRunTimeout int      // the same
 	Timeout        int      // seconds; 0 means none
 	Port           string   // for antique clients; "" means none
 	ListenAddr     []string // for antique clients; empty means that of [generic]

@@ -48,7 +48,9 @@ type Flags struct {
 	Version    bool
 	Help       bool
 	Chains     bool
-	Check      bool
+	// Swap says that clients swap on this machine.
+	Swap  bool
+	Check bool
 	// Dump is "", "keyfile" or "json".
 	Dump string
 	// LogFormat is "", "text", "logfmt" or "json".
@@ -105,6 +107,8 @@ var options = []Option{
 		More: "It has precedence over control in nbd-server(5), where more is said of it."},
 	{Long: "oldstyle", Help: "serve the file on the command line to clients of before 2011, on the port of the first operand", field: func(f *Flags) any { return &f.OldStyle },
 		More: "The port then speaks the protocol's oldstyle negotiation, and nothing else. With port 0 the client on standard input is an antique one."},
+	{Long: "swap", Help: "prepare for clients that swap on this very machine: lock memory, and bound what is used", field: func(f *Flags) any { return &f.Swap },
+		More: "See swap in nbd-server(5). As in: nbd-server --swap unix:/run/swap.sock file:/srv/swap,direct"},
 	{Long: "chains", Help: "list the back ends and layers that a chain is made of, and exit", field: func(f *Flags) any { return &f.Chains }},
 	{Long: "check-config", Help: "report every error in the configuration, open nothing, and exit", field: func(f *Flags) any { return &f.Check },
 		More: "Here, unknown and misplaced keys are errors; a server that starts only warns of them, because the reference passes over them in silence. The exit status is 0 if there are no errors."},

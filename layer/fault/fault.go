@@ -120,6 +120,7 @@ var (
 	_ block.ZeroWriter = (*layer)(nil)
 	_ block.Extenter   = (*layer)(nil)
 	_ block.Cacher     = (*layer)(nil)
+	_ block.Grower     = (*layer)(nil)
 )
 
 // Caps implements block.Backend. There is no smallest or largest unit, so that
@@ -194,6 +195,9 @@ func (l *layer) Extents(ctx context.Context, off, n int64, f block.Flags, add fu
 func (l *layer) Cache(ctx context.Context, off, n int64) error {
 	return l.around(Cache, off, n, func(n int64) error { return l.next.Cache(ctx, off, n) })
 }
+
+// Remeasure implements block.Grower.
+func (l *layer) Remeasure() (int64, error) { return l.next.Grow(1) }
 
 // Close implements block.Backend.
 func (l *layer) Close() error { return l.next.Close() }

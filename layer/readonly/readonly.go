@@ -35,6 +35,7 @@ var (
 	_ block.Flusher  = (*layer)(nil)
 	_ block.Extenter = (*layer)(nil)
 	_ block.Cacher   = (*layer)(nil)
+	_ block.Grower   = (*layer)(nil)
 	_ block.Direct   = (*layer)(nil)
 )
 
@@ -61,6 +62,9 @@ func (l *layer) Extents(ctx context.Context, off, n int64, f block.Flags, add fu
 
 // Cache implements block.Cacher.
 func (l *layer) Cache(ctx context.Context, off, n int64) error { return l.next.Cache(ctx, off, n) }
+
+// Remeasure implements block.Grower.
+func (l *layer) Remeasure() (int64, error) { return l.next.Grow(1) }
 
 // Close implements block.Backend.
 func (l *layer) Close() error { return l.next.Close() }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"nbd.example/nbd/block"
 	"nbd.example/nbd/client"
 	"nbd.example/nbd/handshake"
 	"nbd.example/nbd/internal/nbdconf"
@@ -295,6 +296,21 @@ func TestWaitFile(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "diff")); !os.IsNotExist(err) {
 		t.Errorf("the diff is still there: %v", err)
 	}
+	c.Close()
+	s.Stop()
+
+	// A server that is started again waits for a signal of its own.
+	s = harness.StartIn(t, dir, harness.Config{Exports: "[e]\nexportname = " + image + "\nwaitfile = " + dir + "/diff\nfilesize = 65536\n"})
+	c = dial(t, s.URI("e"), nil)
+	defer c.Close()
+	if err := c.WriteAt(t.Context(), []byte("later"), 0, block.FUA); err != nil {
+		t.Fatal(err)
+	}
+	harness.Same(t, image, want)
+	s.Signal(mergeSignal)
+	await(t, s.Process, "merged exports=1", 1)
+	copy(want, "later")
+	harness.Same(t, image, want)
 }
 
 // TestListeners: several sockets of each kind, from keys and from options.
@@ -396,6 +412,7 @@ func TestAllKeys(t *testing.T) {
 		"TestMaxThreads":                  "max_threads",
 		"TestVirtStyle":                   "virtstyle",
 		"TestCommands":                    "prerun postrun",
+		"TestCommandLimits":               "prerun_timeout postrun_timeout",
 		"TestRunUser":                     "run_user user group",
 		"TestTimeout":                     "timeout",
 		"TestOldstyleClients":             "oldstyle port listenaddr",
@@ -405,6 +422,7 @@ func TestAllKeys(t *testing.T) {
 		"TestKeysWithoutEffect":           "splice sdp",
 		"test/interop TestTransactionLog": "transactionlog datalog",
 		"cmd/nbd-server, control_test.go": "control",
+		"test/vm swap-beside":             "swap",
 	} {
 		for _, k := range strings.Fields(keys) {
 			shown[k] = test

@@ -1,0 +1,8 @@
+//go:build !unix
+
+package server
+
+import "net"
+
+// hungUp cannot tell.
+func hungUp(net.Conn) bool { return false }
