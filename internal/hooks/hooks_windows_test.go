@@ -11,6 +11,7 @@ import (
 	"time"
 )
 
+// TestCommandInterpreter: cmd.exe is given its line as it is, quotes and all.
 func TestCommandInterpreter(t *testing.T) {
 	h := begin(t, Config{})
 	dir, err := filepath.EvalSymlinks(t.TempDir())
