@@ -42,13 +42,19 @@ func reference(t testing.TB, dir string) string {
 		"[generic]\nlistenaddr = 127.0.0.1\nport = %s\nallowlist = true\n[disk]\nexportname = %s\nflush = true\nfua = true\ntrim = true\n",
 		port, harness.Image(t, dir, "reference.img", make([]byte, 64*mib)))))
 	harness.Run(t, "nbd-server", "-C", config, "-p", pid)
-	text, err := os.ReadFile(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	number, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
+	// The process that goes to the background writes it, after the first one has ended.
+	var number int
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		text, err := os.ReadFile(pid)
+		if err == nil {
+			number, err = strconv.Atoi(strings.TrimSpace(string(text)))
+		}
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the reference does not say which process it is: %v", err)
+		}
 	}
 	t.Cleanup(func() { syscall.Kill(number, syscall.SIGTERM) })
 	return port
