@@ -314,8 +314,8 @@ nbd_option() {
 }
 
 # nbd_spare: tells sysvinit to leave the client alone when the system goes down. systemd
-# goes by its name.
+# goes by its name. The number in sysfs would be that of one of its threads.
 nbd_spare() {
 	mkdir -p /run/sendsigs.omit.d &&
-		cat "/sys/block/${nbd_device#/dev/}/pid" >/run/sendsigs.omit.d/nbd-root
+		chroot "$nbd_home" /sbin/nbd-client -c "$nbd_device" >/run/sendsigs.omit.d/nbd-root
 }

@@ -50,6 +50,10 @@ type Driver interface {
 	// runs it does that, too. It reads from the device, so it may wait for as long as
 	// there is no connection, or ctx ends; then the opening goes on by itself.
 	Rescan(ctx context.Context, i Index) error
+	// Claim finds out whether somebody holds the device for himself: see [System.Claim].
+	Claim(ctx context.Context, i Index) error
+	// Tune sets what only the system's queue has: see [System.Tune].
+	Tune(i Index, t Tuning) error
 	// Can says what this driver is able to do.
 	Can() Abilities
 	// Close gives up the way to the driver. Devices stay attached, but for those of
@@ -172,6 +176,7 @@ type Info struct {
 	ReadOnly   bool   // as the block layer has it
 	PID        int    // of the process that attached it, 0 if it is not attached; 1 or another may have its number by now
 	Identifier string // what Attach.Identifier was
+	MaxRequest int64  // the most that one request asks for, bytes
 	// Reads and Writes are the requests in flight that the block layer counts: those that
 	// wait for a reply. Those that wait for a connection are not among them.
 	Reads, Writes int
@@ -180,6 +185,7 @@ type Info struct {
 	Mounts        []string // where it, or a partition of it, is mounted, in this mount namespace
 	Swap          bool     // it, or a partition of it, is swapped on
 	Openers       []Opener // processes that have it open; nil before System.AddOpeners
+	Claimed       bool     // somebody holds it for himself alone, as Claim has found out
 	Node          bool     // /dev/nbdN is there
 }
 

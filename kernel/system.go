@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -81,6 +80,7 @@ func (s System) Info(i Index) (*Info, error) {
 		ReadOnly:   number(filepath.Join(dir, "ro")) != 0,
 		PID:        s.process(int(number(filepath.Join(dir, "pid")))),
 		Identifier: text(filepath.Join(dir, "backend")),
+		MaxRequest: number(filepath.Join(dir, "queue/max_sectors_kb")) << 10,
 	}
 	if f := strings.Fields(text(filepath.Join(dir, "inflight"))); len(f) == 2 {
 		info.Reads, _ = strconv.Atoi(f[0])
@@ -253,7 +253,7 @@ func (s System) AddOpeners(info *Info) {
 }
 
 // Users says who holds a device, for people: mounts, swap, block devices on top, and
-// what AddOpeners has found. "" if nobody is known to.
+// what AddOpeners and Claim have found. "" if nobody is known to.
 func (info *Info) Users() string {
 	var list []string
 	for _, m := range info.Mounts {
@@ -265,29 +265,11 @@ func (info *Info) Users() string {
 	for _, h := range info.Holders {
 		list = append(list, "held by "+h)
 	}
+	if info.Claimed && list == nil {
+		list = append(list, "held by somebody whom this process does not see, such as a mount in another mount namespace")
+	}
 	for _, o := range info.Openers {
 		list = append(list, fmt.Sprintf("open in process %d (%s)", o.PID, o.Command))
 	}
 	return strings.Join(list, ", ")
-}
-
-// Rescan opens the device once: see [Driver.Rescan].
-func (s System) Rescan(ctx context.Context, i Index) error {
-	done := make(chan error, 1)
-	go func() {
-		f, err := os.Open(s.Node(i))
-		if err == nil {
-			err = f.Close()
-		}
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("rescan %s: %w", i.Name(), err)
-		}
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("rescan %s: it does not answer: %w", i.Name(), context.Cause(ctx))
-	}
 }

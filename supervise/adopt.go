@@ -75,8 +75,8 @@ func (s *Supervisor) stale(st *State) bool {
 		return errors.Is(err, kernel.ErrNoDevice)
 	case info.PID == 0 && info.Size == 0:
 		return true
-	case info.Identifier != "":
-		return info.Identifier != st.Identifier
+	case st.Shown || info.Identifier != "":
+		return st.Replaced(info)
 	}
 	return info.Size/st.BlockSize != st.Size/st.BlockSize // the kernel tells no identifiers
 }
@@ -100,12 +100,14 @@ func (s *Supervisor) adopt(ctx context.Context, old *State) (*Device, error) {
 	for _, c := range old.Connections {
 		d.slots = append(d.slots, d.inherit(c))
 	}
+	d.detaching.Lock() // nobody gets it before it has its keeper
+	defer d.detaching.Unlock()
 	if err := s.keep(d); err != nil {
 		d.end(err, Released, false)
 		return nil, fmt.Errorf("adopt %s: %w", old.Device, err)
 	}
 	d.update(func(st *State) { st.Phase, st.Reason = Attached, "" })
-	s.worker.flush(ctx)
+	s.worker.Flush(ctx)
 	d.start(true)
 	d.log.Info("adopted", "identifier", st.Identifier, "connections", len(old.Connections), "sockets", len(d.Status().held()))
 	return d, nil
@@ -159,6 +161,6 @@ func (s *Supervisor) dropInherited() {
 	s.mu.Unlock()
 	for _, f := range list {
 		f.File.Close()
-		s.worker.do(nil, func() { s.dropStored(f.Name) })
+		s.worker.Do(nil, func() { s.dropStored(f.Name) })
 	}
 }

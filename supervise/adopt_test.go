@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"nbd.example/nbd/internal/testgate"
 	"nbd.example/nbd/kernel"
@@ -20,8 +22,14 @@ import (
 // adoptOne has a new supervisor adopt the only device.
 func (r *rig) adoptOne(i kernel.Index) *Device {
 	r.t.Helper()
-	s := r.supervisor()
-	list, err := s.Adopt(r.ctx())
+	r.supervisor()
+	return r.adopts(i)
+}
+
+// adopts has the supervisor adopt the only device.
+func (r *rig) adopts(i kernel.Index) *Device {
+	r.t.Helper()
+	list, err := r.s.Adopt(r.ctx())
 	if err != nil || len(list) != 1 || list[0].Index() != i {
 		r.t.Fatalf("adopted %v, %v", list, err)
 	}
@@ -201,9 +209,12 @@ func TestTakeOver(t *testing.T) {
 	l := startLoad(dev, 3)
 	l.progress(t, 20)
 	inodes := inodesOf(dev.Sockets())
-	sockets, err := TakeOver(r.ctx(), path)
-	if err != nil || len(sockets) != 3 {
-		t.Fatal(sockets, err)
+	next := r.supervisor()
+	if err := next.TakeOver(r.ctx(), path); err != nil || len(next.inherited) != 3 {
+		t.Fatal(next.inherited, err)
+	}
+	if err := next.Listen(path); err != nil {
+		t.Errorf("at once, at the same path: %v", err)
 	}
 	<-old.Done()
 	if !errors.Is(d.Err(), ErrHandedOver) {
@@ -212,8 +223,7 @@ func TestTakeOver(t *testing.T) {
 	if _, err := old.Attach(r.ctx(), &Spec{URIs: []string{h.uri()}}); !errors.Is(err, ErrHandedOver) {
 		t.Errorf("attach after handing over: %v", err)
 	}
-	r.cfg.Inherited = sockets
-	d = r.adoptOne(d.Index())
+	d = r.adopts(d.Index())
 	l.progress(t, 20)
 	if st := d.Status(); len(st.held()) != 3 || st.Reconnects != 0 || st.Phase != Attached {
 		t.Errorf("%+v", st)
@@ -226,6 +236,111 @@ func TestTakeOver(t *testing.T) {
 	}
 	h.conns.cut(0, 1)
 	r.await(d, "one connection replaced", func(st State) bool { return st.Reconnects >= 1 && st.Phase == Attached })
+}
+
+// A process that goes away while it takes over gets nothing, and the one before goes on.
+func TestTakeOverLost(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "tcp"), newDisk("one")
+	h.serve(x)
+	r.supervisor()
+	r.s.times.taken = hang // only one of them says nothing
+	path := ControlPath(r.dir, 1)
+	if err := r.s.Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 2, Timeout: calm})
+	paused := func() bool {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return r.s.paused != nil
+	}
+	receive := func(c *Client) {
+		sockets, err := receiveAll(c.conn)
+		if err != nil || len(sockets) != 2 {
+			t.Errorf("%v, %v", sockets, err)
+		}
+		for _, s := range sockets {
+			s.File.Close()
+		}
+	}
+	for name, part := range map[string]func(c *Client){
+		"before the answer": func(c *Client) {
+			c.say(opHandOver)
+			eventually(t, "the begin of handing over", paused)
+		},
+		"instead of saying that it has the sockets": func(c *Client) {
+			c.say(opHandOver)
+			receive(c)
+		},
+		"after nonsense": func(c *Client) { c.say(opHandOver); c.say(opList); c.in.ReadBytes('}') },
+	} {
+		c := r.dial(path)
+		part(c)
+		c.Close()
+		eventually(t, "the end of handing over", func() bool { return !paused() })
+		before := d.Status().Reconnects
+		h.conns.cut(0, h.conns.count())
+		r.await(d, "a new connection after one went "+name, func(st State) bool { return st.Reconnects > before && st.Phase == Attached })
+	}
+	r.s.times.taken = time.Millisecond
+	c := r.dial(path)
+	if err := c.say(opHandOver); err != nil {
+		t.Fatal(err)
+	}
+	sockets, err := receiveAll(c.conn)
+	for _, s := range sockets {
+		s.File.Close()
+	}
+	if err == nil { // the reproach has not come along
+		line, failed := readLine(c.in)
+		if failed != nil {
+			t.Fatal(failed)
+		}
+		_, err = parseReply(line)
+	}
+	if err == nil || !strings.Contains(err.Error(), "does not say that it has everything") {
+		t.Errorf("from a process that says nothing: %v", err)
+	}
+	if st, err := r.dial(path).Status(r.ctx(), d.Index()); err != nil || st.Process != thisProcess() {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if _, err := dev.WriteAt(make([]byte, 512), 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// Nothing is attached while everything is passed on: nobody would keep it.
+func TestAttachWhilePassedOn(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	s := r.supervisor()
+	spec := &Spec{URIs: []string{h.uri()}}
+	for _, handed := range []bool{false, true} {
+		resume, err := s.pause(false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Reexec("/nonexistent", nil, nil); !errors.Is(err, ErrHandedOver) {
+			t.Errorf("twice at the same time: %v", err)
+		}
+		short, cancel := context.WithTimeout(r.ctx(), 100*time.Millisecond)
+		if _, err := s.Attach(short, spec); !errors.Is(err, context.DeadlineExceeded) || len(s.Devices()) > 0 {
+			t.Errorf("%v; %v", s.Devices(), err)
+		}
+		cancel()
+		done := make(chan error, 1)
+		go func() {
+			d, err := s.Attach(r.ctx(), spec)
+			if err == nil {
+				err = d.Detach(r.ctx(), false)
+			}
+			done <- err
+		}()
+		resume(handed)
+		if err := <-done; handed != errors.Is(err, ErrHandedOver) || !handed && err != nil {
+			t.Errorf("handed over %v: %v", handed, err)
+		}
+	}
 }
 
 // memoryStore is a Store.
@@ -342,6 +457,52 @@ func TestReexec(t *testing.T) {
 	if want := bytes.Replace(first, []byte("passed"), []byte("got"), 1); !bytes.Equal(second, want) {
 		t.Errorf("the successor says %q, want %q", second, want)
 	}
+}
+
+// A socket that the service manager passed to a process is not taken for another one
+// after that process has replaced itself: its number and its variables stay the same.
+func TestReexecAfterStore(t *testing.T) {
+	testgate.Requires(t, testgate.Linux())
+	const stage = "NBD_SUPERVISE_TEST_STORE"
+	switch variables := os.Getenv(stage); variables {
+	case "new variables", "old variables":
+		os.Setenv(stage, "last")
+		env := os.Environ()
+		sockets := Inherit()
+		fmt.Println("first", describe(sockets))
+		if variables == "new variables" {
+			env = os.Environ()
+		}
+		err := execWith(os.Args[0], os.Args, env, sockets)
+		fmt.Println(err)
+		os.Exit(1)
+	case "last":
+		fmt.Println("second", describe(Inherit()))
+		os.Exit(0)
+	}
+	a, b := socketPair(t)
+	defer a.Close()
+	defer b.Close()
+	name := socketName(3, inode(a))
+	for _, variables := range []string{"new variables", "old variables"} {
+		cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, os.Args[0], "-test.run=^TestReexecAfterStore$")
+		cmd.ExtraFiles = []*os.File{a}
+		cmd.Env = append(os.Environ(), stage+"="+variables, "LISTEN_FDS=1", "LISTEN_FDNAMES="+name)
+		out, err := cmd.CombinedOutput()
+		if want := fmt.Sprintf("first [%s]\nsecond [%[1]s]\n", name); err != nil || string(out) != want {
+			t.Errorf("%s: %v\n%swant\n%s", variables, err, out, want)
+		}
+	}
+}
+
+// describe names sockets by what they are.
+func describe(list []Socket) (names []string) {
+	for _, s := range list {
+		device, _, _ := strings.Cut(s.Name, "-")
+		i, _ := kernel.ParseIndex(device)
+		names = append(names, socketName(i, inode(s.File)))
+	}
+	return names
 }
 
 // An exec that fails changes nothing.

@@ -9,21 +9,30 @@ import (
 	"path/filepath"
 	"time"
 
+	"nbd.example/nbd/internal/backoff"
 	"nbd.example/nbd/kernel"
 )
 
 // Attach attaches a kernel device and keeps it until it is detached, or the supervisor
 // closed. ctx bounds only the call. If this supervisor keeps a device with the same
-// identifier, that is returned, whatever else spec says. If another process keeps it,
-// the error is an [*AttachedError]; if nobody keeps it any more, it is adopted.
+// identifier, that is returned, also if spec wants another device; it is an error if it does
+// not suit otherwise: see [State.Suits]. If another process keeps it, the error is an
+// [*AttachedError]; if nobody keeps it any more, and it suits, it is adopted.
 func (s *Supervisor) Attach(ctx context.Context, spec *Spec) (*Device, error) {
+	wanted := spec
 	spec, err := spec.complete()
 	if err != nil {
 		return nil, err
 	}
 	d, release, err := s.reserve(ctx, spec.Identifier)
-	if d != nil || err != nil {
-		return d, err
+	if err != nil {
+		return nil, err
+	}
+	if d != nil {
+		if st := d.Status(); st.standsIn(wanted) != nil {
+			return nil, st.standsIn(wanted)
+		}
+		return d, nil
 	}
 	defer release()
 	unlock, err := s.lock(ctx, spec.Identifier)
@@ -31,7 +40,7 @@ func (s *Supervisor) Attach(ctx context.Context, spec *Spec) (*Device, error) {
 		return nil, err
 	}
 	defer unlock()
-	if d, err := s.elsewhere(ctx, spec.Identifier); d != nil || err != nil {
+	if d, err := s.elsewhere(ctx, spec.Identifier, wanted); d != nil || err != nil {
 		return d, err
 	}
 	targets, local, err := s.targets(ctx, spec)
@@ -39,10 +48,14 @@ func (s *Supervisor) Attach(ctx context.Context, spec *Spec) (*Device, error) {
 		return nil, fmt.Errorf("attach: %w", err)
 	}
 	d, err = s.attach(ctx, spec, targets, local)
-	if err != nil && local != nil {
-		local.Close()
+	if err != nil {
+		if local != nil {
+			local.Close()
+		}
+		return nil, err
 	}
-	return d, err
+	d.scan(ctx)
+	return d, nil
 }
 
 // reserve returns the device with an identifier, or keeps the identifier for the caller
@@ -66,6 +79,9 @@ func (s *Supervisor) reserve(ctx context.Context, identifier string) (d *Device,
 			}
 		}
 		closed, handed, wait := s.closed, s.handed, s.pending[identifier]
+		if s.paused != nil {
+			wait = s.paused
+		}
 		if !closed && !handed && wait == nil {
 			mine := make(chan struct{})
 			s.pending[identifier] = mine
@@ -104,13 +120,21 @@ func (s *Supervisor) known(identifier string) *Device {
 
 // lock keeps other processes from attaching the same identifier.
 func (s *Supervisor) lock(ctx context.Context, identifier string) (unlock func(), err error) {
+	h := fnv.New64a()
+	h.Write([]byte(identifier))
+	unlock, err = s.lockAt(ctx, int64(h.Sum64()>>2))
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("another process is attaching %q: %w", identifier, err)
+	}
+	return unlock, err
+}
+
+// lockAt takes one of the locks that all processes with the same directory share.
+func (s *Supervisor) lockAt(ctx context.Context, at int64) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(s.cfg.Dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	h := fnv.New64a()
-	h.Write([]byte(identifier))
-	at := int64(h.Sum64() >> 2)
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		ok, err := lockByte(f, at)
 		if err != nil {
@@ -124,14 +148,14 @@ func (s *Supervisor) lock(ctx context.Context, identifier string) (unlock func()
 		case <-time.After(wait): // the system has no way to wait for this and for ctx
 		case <-ctx.Done():
 			f.Close()
-			return nil, fmt.Errorf("another process is attaching %q: %w", identifier, context.Cause(ctx))
+			return nil, context.Cause(ctx)
 		}
 	}
 }
 
 // elsewhere looks for a device with the identifier that this supervisor does not keep.
-// One that nobody keeps is adopted.
-func (s *Supervisor) elsewhere(ctx context.Context, identifier string) (*Device, error) {
+// One that nobody keeps is adopted, if it suits who wants it.
+func (s *Supervisor) elsewhere(ctx context.Context, identifier string, wanted *Spec) (*Device, error) {
 	list, _ := States(s.cfg.Dir) // what cannot be read cannot be compared
 	for i := range list {
 		st := &list[i]
@@ -140,6 +164,9 @@ func (s *Supervisor) elsewhere(ctx context.Context, identifier string) (*Device,
 		}
 		if st.Process.Running() && st.Process != s.self {
 			return nil, &AttachedError{State: *st}
+		}
+		if err := st.standsIn(wanted); err != nil {
+			return nil, err
 		}
 		return s.adopt(ctx, st)
 	}
@@ -162,21 +189,30 @@ func (s *Supervisor) attach(ctx context.Context, spec *Spec, targets []*target, 
 	}
 	st.Device, st.Since, st.Control = st.Index.Path(), time.Now(), s.controlPath()
 	st.Changed = st.Since
+	if info, err := s.cfg.Kernel.Info(st.Index); err == nil {
+		st.Shown = info.Identifier == st.Identifier
+	}
 	d := s.newDevice(st, targets, local)
 	for _, p := range peers {
 		d.slots = append(d.slots, d.slotFor(p))
 	}
-	if err := s.keep(d); err != nil {
+	d.detaching.Lock() // nobody gets it before it has its keeper
+	defer d.detaching.Unlock()
+	err = d.limit(maxPayload(peers[0]))
+	if err == nil {
+		err = s.keep(d)
+	}
+	if err != nil {
+		d.unlimit()
 		s.cfg.Kernel.Disconnect(context.WithoutCancel(ctx), d.index)
 		d.end(err, Gone, false)
 		return nil, fmt.Errorf("attach: %w", err)
 	}
 	d.learn(ctx, asked)
 	d.update(func(*State) {})
-	s.worker.flush(ctx)
+	s.worker.Flush(ctx)
 	d.start(false)
 	d.log.Info("attached", "server", peers[0].from.name, "size", st.Size, "block_size", st.BlockSize, "connections", len(peers), "identifier", st.Identifier)
-	d.scan(ctx)
 	return d, nil
 }
 
@@ -194,7 +230,7 @@ func (d *Device) scan(ctx context.Context) {
 
 // first makes the first connections, with patience where that is wanted.
 func (s *Supervisor) first(ctx context.Context, st *State, targets []*target) ([]*peer, error) {
-	wait := newBackoff(s.cfg.Backoff)
+	wait := backoff.New(s.cfg.Backoff.First, s.cfg.Backoff.Most)
 	for said := ""; ; {
 		var failed []error
 		for _, t := range targets {
@@ -214,7 +250,7 @@ func (s *Supervisor) first(ctx context.Context, st *State, targets []*target) ([
 			s.log.Warn("waiting for a server", "identifier", st.Identifier, "err", err)
 		}
 		select {
-		case <-time.After(wait.next()):
+		case <-time.After(wait.Next()):
 		case <-ctx.Done():
 			return nil, err
 		}
@@ -343,13 +379,13 @@ func (d *Device) learn(ctx context.Context, c <-chan asked) {
 func (d *Device) learned(r asked) {
 	switch {
 	case r.err != nil:
-		d.log.Info("the server tells nothing on a second connection: that its export grows, or is replaced, will not be noticed", "err", r.err)
+		d.log.Warn("the server tells nothing on a second connection: until it does, it will not be noticed that its export grows, or is replaced", "err", r.err)
 	case r.alive:
 		d.update(func(st *State) {
-			st.Seen.Instance = r.answer.instance
+			st.Seen.Asked, st.Seen.Instance = true, r.answer.instance
 			// The reference's server says by INFO that an export has no bytes.
 			e := &r.answer.export
-			st.Seen.InfoAgrees = r.answer.told && e.Size == st.Seen.Size && e.Flags == st.Seen.Flags
+			st.Seen.InfoAgrees = r.answer.told && e.Size >= st.Seen.Size && e.Flags == st.Seen.Flags
 		})
 	}
 }

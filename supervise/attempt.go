@@ -20,6 +20,7 @@ type attempt struct {
 	st      *State
 	dead    []*slot // to be replaced
 	spare   int     // how many more may be
+	last    bool    // no connection is left
 	targets []*target
 	least   uint64                          // what the export must have, in bytes
 	before  func(ctx context.Context) error // called before dead ones are shut down; may be nil
@@ -28,7 +29,7 @@ type attempt struct {
 // run makes the attempt. What the kernel has taken is returned, also with an error.
 func (a *attempt) run(ctx context.Context) ([]*peer, error) {
 	reconfigures := a.d.sup.cfg.Kernel.Can().Reconfigure
-	switch is := gone(a.d.sup.cfg.Kernel, a.d.index); {
+	switch is := a.st.gone(a.d.sup.cfg.Kernel); {
 	case is && reconfigures:
 		return nil, ErrTakenAway
 	case is:
@@ -47,7 +48,7 @@ func (a *attempt) run(ctx context.Context) ([]*peer, error) {
 		}
 	}
 	for _, s := range a.dead[:min(len(peers), len(a.dead))] {
-		kill(s.file)
+		s.kill()
 	}
 	var taken []*peer
 	for i, p := range peers {
@@ -163,11 +164,11 @@ func (a *attempt) offer(ctx context.Context, p *peer, certain bool) (bool, error
 	wait := time.Millisecond
 	for try := 1; ; try++ {
 		death := a.d.nextDeath()
-		err := a.d.reconfigure(limit, &kernel.Change{Sockets: []*os.File{p.file}, Timeout: &a.st.Timeout})
+		err := a.d.reconfigure(limit, &kernel.Change{Sockets: []*os.File{p.file}, Timeout: &a.st.Timeout, DeadTimeout: &a.st.DeadTimeout})
 		switch {
 		case err == nil:
 			return true, nil
-		case errors.Is(err, kernel.ErrNotConnected), errors.Is(err, kernel.ErrIdentifier), errors.Is(err, kernel.ErrNoDevice):
+		case errors.Is(err, ErrTakenAway), errors.Is(err, kernel.ErrNotConnected), errors.Is(err, kernel.ErrIdentifier), errors.Is(err, kernel.ErrNoDevice):
 			p.discard()
 			return false, ErrTakenAway
 		case !errors.Is(err, kernel.ErrNotTaken):
@@ -192,8 +193,12 @@ func (a *attempt) offer(ctx context.Context, p *peer, certain bool) (bool, error
 	}
 }
 
-// reconfigure changes the kernel's device.
+// reconfigure changes the kernel's device, if it is ours. The kernel itself compares
+// identifiers only where the device has one.
 func (d *Device) reconfigure(ctx context.Context, c *kernel.Change) error {
+	if st := d.Status(); st.gone(d.sup.cfg.Kernel) {
+		return ErrTakenAway
+	}
 	ctx, cancel := context.WithTimeout(ctx, d.sup.times.call)
 	defer cancel()
 	c.Identifier = d.identifier()

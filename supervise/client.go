@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"nbd.example/nbd/kernel"
@@ -55,8 +56,9 @@ func guard(ctx context.Context, conn net.Conn) (end func()) {
 	return func() { stop() }
 }
 
-// errHungUp: the supervisor has ended, or become another program.
-var errHungUp = errors.New("it hung up")
+// ErrHungUp says that the supervisor behind a control socket has ended, or has become
+// another program, before it answered.
+var ErrHungUp = errors.New("it hung up")
 
 // call sends a request and waits for the reply.
 func (c *Client) call(ctx context.Context, r *request) (*reply, error) {
@@ -78,7 +80,7 @@ func (c *Client) call(ctx context.Context, r *request) (*reply, error) {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		} else if err == io.EOF {
-			err = errHungUp
+			err = ErrHungUp
 		}
 		return nil, fmt.Errorf("supervisor: %w", err)
 	}
@@ -153,34 +155,77 @@ func (c *Client) Resize(ctx context.Context, i kernel.Index, size int64) (int64,
 // failed.
 func (c *Client) Upgrade(ctx context.Context) error {
 	_, err := c.call(ctx, &request{Op: opUpgrade})
-	if errors.Is(err, errHungUp) {
+	if errors.Is(err, ErrHungUp) {
 		return nil
 	}
 	return err
 }
 
-// TakeOver asks the supervisor behind a control socket for all that it keeps. From then
-// on that one keeps nothing. The sockets are for [Config].Inherited of a new Supervisor,
-// whose Adopt should be called soon. An error may come along with sockets.
-func TakeOver(ctx context.Context, path string) ([]Socket, error) {
+// TakeOver takes over all that the supervisor behind a control socket keeps: Adopt, which
+// should be called soon, finds the sockets, as if they had been among Config.Inherited.
+// From then on that supervisor keeps nothing, and does not listen any more. After an error
+// it goes on; if there is none, the error is that of [Dial].
+func (s *Supervisor) TakeOver(ctx context.Context, path string) error {
+	sockets, err := takeOver(ctx, path)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inherited = append(s.inherited, sockets...)
+	return nil
+}
+
+func takeOver(ctx context.Context, path string) (sockets []Socket, err error) {
 	c, err := Dial(ctx, path)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
 	defer guard(ctx, c.conn)()
-	line, err := encode(&request{Op: opHandOver})
+	if sockets, err = c.takeOver(); err == nil {
+		return sockets, nil
+	}
+	for _, f := range sockets {
+		f.File.Close()
+	}
+	switch {
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		err = ErrHungUp
+	}
+	return nil, fmt.Errorf("take over from %s: %w", path, err)
+}
+
+// takeOver is the client's part of opHandOver. Sockets may come along with an error.
+func (c *Client) takeOver() (sockets []Socket, err error) {
+	if err := c.say(opHandOver); err != nil {
+		return nil, err
+	}
+	if sockets, err = receiveAll(c.conn); err != nil {
+		return sockets, err
+	}
+	if err := c.say(opTaken); err != nil {
+		return sockets, err
+	}
+	line, err := readLine(c.in)
+	if err != nil {
+		// It has ended, or will keep what it does not know to be taken: the files tell
+		// Adopt which.
+		return sockets, nil
+	}
+	_, err = parseReply(line)
+	return sockets, err
+}
+
+// say sends a request that is nothing but its name.
+func (c *Client) say(op operation) error {
+	line, err := encode(&request{Op: op})
 	if err == nil {
 		_, err = c.conn.Write(line)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("take over: %w", err)
-	}
-	sockets, err := receiveAll(c.conn)
-	if err != nil {
-		return sockets, fmt.Errorf("take over from %s: %w", path, err)
-	}
-	return sockets, nil
+	return err
 }
 
 // receiveAll reads lines until one says that there are no more. The sockets come in the
@@ -198,7 +243,7 @@ func receiveAll(conn *net.UnixConn) (sockets []Socket, err error) {
 		n, more, err := receiveSockets(conn, b)
 		files = append(files, more...)
 		if n == 0 && err == nil {
-			err = io.ErrUnexpectedEOF
+			err = io.EOF
 		}
 		if err != nil {
 			return sockets, err
@@ -223,8 +268,15 @@ func receiveAll(conn *net.UnixConn) (sockets []Socket, err error) {
 				sockets = append(sockets, Socket{name, files[0]})
 				files = files[1:]
 			}
-			if !r.More {
+			switch {
+			case r.More:
+			case len(text) == 0:
 				return sockets, nil
+			default: // it does not wait any more for what it is to be told
+				if _, err = parseReply(text); err == nil {
+					err = errors.New("peer sent more than it was asked for")
+				}
+				return sockets, err
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise/tlsfiles"
 )
 
 // DefaultDir is where supervisors keep their state, as long as the machine runs.
@@ -40,12 +41,14 @@ type Config struct {
 	Log   *slog.Logger // nil discards. Its handler must not wait for a disk.
 	// Backoff between attempts to reconnect. The zero value is a good default.
 	Backoff Backoff
-	// ResizeInterval is how often servers are asked whether an export has grown.
+	// ResizeInterval is how often servers are asked whether an export has grown, and what
+	// they did not say when the device was attached.
 	// 0 means a minute, below 0 never.
 	ResizeInterval time.Duration
 
-	// Inherited are sockets of kernel devices that an earlier process has passed on:
-	// see [Inherit] and [TakeOver]. Adopt looks for them. They are the Supervisor's.
+	// Inherited are sockets of kernel devices that an earlier process has passed on, see
+	// [Inherit], and that are in the Store, if there is one. Adopt looks for them. They are
+	// the Supervisor's.
 	Inherited []Socket
 	// Store keeps sockets for a process that comes after this one. Nil for none.
 	Store Store
@@ -140,19 +143,5 @@ type Policy struct {
 	Limit time.Duration `json:"limit,omitempty"`
 }
 
-// TLSFiles name the files that TLS needs, by absolute paths. They are read at each
-// connection, so that renewed certificates are taken. The server's name is verified,
-// always, unless the URI says expressly that it need not be (tls-verify-peer=0).
-type TLSFiles struct {
-	Cert string `json:"cert,omitempty"`
-	Key  string `json:"key,omitempty"`
-	CA   string `json:"ca,omitempty"`   // "" means those of the system
-	Name string `json:"name,omitempty"` // of the server; "" means the host's
-	// MinVersion and MaxVersion are versions of TLS as crypto/tls counts them; 0 means
-	// its defaults.
-	MinVersion uint16 `json:"min_version,omitempty"`
-	MaxVersion uint16 `json:"max_version,omitempty"`
-	// Insecure verifies no name and no authority. Then the public key that was seen
-	// first must stay the same.
-	Insecure bool `json:"insecure,omitempty"`
-}
+// TLSFiles name the files that TLS needs, by absolute paths.
+type TLSFiles = tlsfiles.Files

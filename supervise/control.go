@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 	"syscall"
 	"time"
 
+	"nbd.example/nbd/internal/daemon"
 	"nbd.example/nbd/kernel"
 )
 
@@ -27,19 +27,22 @@ type control struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	places chan struct{}
+	// detaching is held for reading by who detaches, until he has told the outcome.
+	detaching sync.RWMutex
 }
+
+// lastWords is how long the end of a control socket waits for answers to who detaches:
+// often the process ends because that was its last device.
+const lastWords = time.Second
 
 // Listen serves the control socket at path, until Close. See [Client].
 // [ControlPath] and [ServicePath] say where.
 func (s *Supervisor) Listen(path string) error {
-	if err := removeStale(path); err != nil {
-		return fmt.Errorf("control socket: %w", err)
-	}
-	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+	config := &net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		// Before it has a name nobody can connect.
 		return c.Control(func(fd uintptr) { restrict(int(fd)) })
 	}}
-	l, err := config.Listen(context.Background(), "unix", path)
+	l, err := daemon.ListenUnixWith(context.Background(), config, path)
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}
@@ -66,19 +69,6 @@ func (s *Supervisor) Listen(path string) error {
 	return nil
 }
 
-// removeStale removes the socket of a process that is gone.
-func removeStale(path string) error {
-	conn, err := net.DialTimeout("unix", path, 5*time.Second)
-	switch {
-	case err == nil:
-		conn.Close()
-		return fmt.Errorf("%s: another process listens there", path)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return os.Remove(path)
-	}
-	return nil
-}
-
 // controlPath returns the path of the control socket, "" if there is none.
 func (s *Supervisor) controlPath() string {
 	s.mu.Lock()
@@ -98,6 +88,16 @@ func (s *Supervisor) stopListening() {
 		return
 	}
 	c.l.Close()
+	told := make(chan struct{})
+	c.wg.Go(func() {
+		c.detaching.Lock()
+		defer c.detaching.Unlock()
+		close(told)
+	})
+	select {
+	case <-told:
+	case <-time.After(lastWords):
+	}
 	c.cancel()
 	c.wg.Wait()
 }
@@ -156,7 +156,7 @@ func (c *control) serve(conn *net.UnixConn) {
 	for {
 		select {
 		case line := <-lines:
-			if !c.answer(ctx, conn, line) {
+			if !c.answer(ctx, conn, line, lines) {
 				return
 			}
 		case <-ctx.Done():
@@ -165,15 +165,20 @@ func (c *control) serve(conn *net.UnixConn) {
 	}
 }
 
-// answer answers one request, and reports whether there can be more.
-func (c *control) answer(ctx context.Context, conn *net.UnixConn, line []byte) bool {
+// answer answers one request, and reports whether there can be more. What the client
+// sends from then on comes in lines.
+func (c *control) answer(ctx context.Context, conn *net.UnixConn, line []byte, lines <-chan []byte) bool {
 	r, err := parseRequest(line)
 	if err == nil && r.Op == opHandOver {
-		c.handOver(ctx, conn)
+		c.handOver(ctx, conn, lines)
 		return false
 	}
 	var out *reply
 	if err == nil {
+		if r.Op == opDetach {
+			c.detaching.RLock()
+			defer c.detaching.RUnlock()
+		}
 		out, err = c.do(ctx, r)
 	}
 	if err != nil {
@@ -187,6 +192,7 @@ func (c *control) send(conn *net.UnixConn, r *reply) error {
 	if err != nil {
 		return err
 	}
+	conn.SetWriteDeadline(time.Now().Add(c.s.times.write))
 	_, err = conn.Write(b)
 	return err
 }
@@ -212,6 +218,8 @@ func (c *control) do(ctx context.Context, r *request) (*reply, error) {
 			return nil, errors.New("this supervisor cannot replace itself")
 		}
 		return &reply{}, s.cfg.Upgrade(ctx)
+	case opTaken:
+		return nil, errors.New("peer sent that it has taken over what was not passed on")
 	}
 	d := s.Device(*r.Index)
 	if d == nil {
@@ -229,26 +237,56 @@ func (c *control) do(ctx context.Context, r *request) (*reply, error) {
 }
 
 // handOver passes everything on to the process at the other end.
-func (c *control) handOver(ctx context.Context, conn *net.UnixConn) {
-	var failed error
-	pass := func(sockets []Socket) {
-		for len(sockets) > 0 && failed == nil {
-			n := min(len(sockets), maxRights)
-			r := &reply{More: true}
-			for _, s := range sockets[:n] {
-				r.Names = append(r.Names, s.Name)
-			}
-			var line []byte
-			if line, failed = encode(r); failed == nil {
-				failed = sendSockets(conn, line, sockets[:n])
-			}
-			sockets = sockets[n:]
+func (c *control) handOver(ctx context.Context, conn *net.UnixConn, lines <-chan []byte) {
+	err := c.s.handOver(ctx, func(sockets []Socket) error {
+		if err := c.passOn(conn, sockets); err != nil {
+			return err
 		}
-	}
-	err := c.s.handOver(ctx, pass)
-	out := &reply{}
+		return c.awaitTaken(ctx, lines)
+	})
 	if err != nil {
-		out = failure(err)
+		c.send(conn, failure(err))
+		return
 	}
-	c.send(conn, out)
+	c.l.Close() // the next one listens at the same path as soon as it has the answer
+	c.send(conn, &reply{})
+	c.s.finish()
+}
+
+// passOn sends sockets with their names, in lines of which the last one has none.
+func (c *control) passOn(conn *net.UnixConn, sockets []Socket) error {
+	for len(sockets) > 0 {
+		n := min(len(sockets), maxRights)
+		r := &reply{More: true}
+		for _, s := range sockets[:n] {
+			r.Names = append(r.Names, s.Name)
+		}
+		line, err := encode(r)
+		if err != nil {
+			return err
+		}
+		conn.SetWriteDeadline(time.Now().Add(c.s.times.write))
+		if err := sendSockets(conn, line, sockets[:n]); err != nil {
+			return err
+		}
+		sockets = sockets[n:]
+	}
+	return c.send(conn, &reply{})
+}
+
+// awaitTaken waits until the other process says that it has everything.
+func (c *control) awaitTaken(ctx context.Context, lines <-chan []byte) error {
+	limit := time.NewTimer(c.s.times.taken)
+	defer limit.Stop()
+	select {
+	case line := <-lines:
+		if r, err := parseRequest(line); err != nil || r.Op != opTaken {
+			return fmt.Errorf("peer sent %.40q instead of the request %q", line, opTaken)
+		}
+		return nil
+	case <-ctx.Done():
+		return errors.New("the process that wanted to take over has gone")
+	case <-limit.C:
+		return fmt.Errorf("the process that wanted to take over does not say that it has everything, after %v", c.s.times.taken)
+	}
 }

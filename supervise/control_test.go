@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"nbd.example/nbd/kernel"
 )
@@ -115,7 +116,7 @@ func TestControlSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close(r.ctx(), false)
-	if err := other.Listen(path); err == nil || !strings.Contains(err.Error(), "another process") {
+	if err := other.Listen(path); err == nil || !strings.Contains(err.Error(), "another server listens") {
 		t.Errorf("the same socket twice: %v", err)
 	}
 	if err := c.Upgrade(r.ctx()); err == nil || !strings.Contains(err.Error(), "cannot replace itself") {
@@ -152,6 +153,21 @@ func TestControlNonsense(t *testing.T) {
 	}
 	if _, err := good.List(r.ctx()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A client that reads no answers is cut off, so that its place is free for others.
+func TestControlUnread(t *testing.T) {
+	r := newRig(t)
+	r.supervisor().times.write = time.Millisecond
+	c := r.listen()
+	c.conn.SetWriteDeadline(time.Now().Add(hang))
+	for {
+		if err := c.say(opList); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal("the supervisor still holds the connection")
+		} else if err != nil {
+			return
+		}
 	}
 }
 
@@ -249,7 +265,32 @@ func TestParseListen(t *testing.T) {
 	if len(got) != 2 || got[0] != (inheritable{"nbd0-12", 4}) || got[1] != (inheritable{"nbd3-7", 6}) {
 		t.Errorf("%v", got)
 	}
+	if got, want := strikeOut(names), "socket:taken:nbd0-012:taken:taken"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
 	if got := append(parseListen(5, "6", "4", names), parseListen(5, "5", "x", names)...); len(got) != 0 {
 		t.Errorf("%v", got)
+	}
+}
+
+// Who has the last device detached is told the outcome, though the process ends because of
+// that.
+func TestLastWords(t *testing.T) {
+	for range 20 {
+		r, h := newRig(t), newHost(t, "unix")
+		h.serve(newDisk("one"))
+		d, _ := r.attach(&Spec{URIs: []string{h.uri()}})
+		c := r.listen()
+		closed := make(chan error, 1)
+		go func() {
+			<-d.Done()
+			closed <- r.s.Close(r.ctx(), true)
+		}()
+		if err := c.Detach(r.ctx(), d.Index(), false); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
 	}
 }

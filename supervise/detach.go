@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"syscall"
 	"time"
 
 	"nbd.example/nbd/kernel"
@@ -30,6 +32,10 @@ func (d *Device) Detach(ctx context.Context, force bool) error {
 	if d.Err() != nil { // it was taken away meanwhile
 		return nil
 	}
+	if info, err := d.sup.cfg.Kernel.Info(d.index); err == nil && d.replaced(info) {
+		d.end(ErrTakenAway, Gone, true)
+		return fmt.Errorf("detach %s: %w, and has been attached to something else", d.st.Device, ErrTakenAway)
+	}
 	d.update(func(st *State) { st.Phase, st.Reason = Detaching, "" })
 	if err := d.disconnect(ctx, force); err != nil {
 		d.update(func(st *State) { st.Phase, st.Reason = Attached, err.Error() })
@@ -37,8 +43,9 @@ func (d *Device) Detach(ctx context.Context, force bool) error {
 		return fmt.Errorf("detach %s: %w", d.st.Device, err)
 	}
 	err := d.awaitGone(ctx, force)
+	d.unlimit()
 	d.end(ErrDetached, Gone, true)
-	d.sup.worker.flush(ctx)
+	d.sup.worker.Flush(ctx)
 	d.log.Info("detached", "force", force)
 	return err
 }
@@ -54,9 +61,15 @@ func (d *Device) unused(ctx context.Context) error {
 			return fmt.Errorf("detach: %w", err)
 		case len(info.Mounts)+len(info.Holders) > 0 || info.Swap:
 			return &BusyError{Info: *info}
-		case !hasOpeners(info):
-			return nil
-		case time.Now().After(until):
+		case !d.hasOpeners(info):
+			// What is mounted in another mount namespace shows nowhere else.
+			err := d.claim(ctx)
+			if !errors.Is(err, kernel.ErrBusy) {
+				return err
+			}
+			info.Claimed = true
+		}
+		if time.Now().After(until) {
 			return &BusyError{Info: *info}
 		}
 		select {
@@ -65,6 +78,24 @@ func (d *Device) unused(ctx context.Context) error {
 			return &BusyError{Info: *info}
 		}
 	}
+}
+
+// claim finds out whether somebody holds the device who does not show. Where that cannot be
+// found out, as in a root without the device's node, it counts as held: the keeper of a root
+// file system lives in such a place, and does not see the mount.
+func (d *Device) claim(ctx context.Context) error {
+	limit, cancel := context.WithTimeout(ctx, d.sup.times.open)
+	defer cancel()
+	err := d.sup.cfg.Kernel.Claim(limit, d.index)
+	switch {
+	case err == nil, errors.Is(err, kernel.ErrBusy):
+		return err
+	case errors.Is(err, kernel.ErrNoDevice), errors.Is(err, syscall.ENXIO): // it has just gone
+		return nil
+	case limit.Err() != nil:
+		return fmt.Errorf("detach: whether %s is in use does not show before it has a connection: %w; detach it by force if that cannot be", d.st.Device, err)
+	}
+	return fmt.Errorf("detach: whether %s is in use cannot be found out: %w; detach it by force if it is not", d.st.Device, err)
 }
 
 // disconnect has the kernel let go. By force, the sockets are shut down where the
@@ -99,13 +130,19 @@ func (d *Device) disconnect(ctx context.Context, force bool) error {
 	}
 }
 
+// replaced reports whether something else is attached by now.
+func (d *Device) replaced(info *kernel.Info) bool {
+	st := d.Status()
+	return info.PID != 0 && st.Replaced(info)
+}
+
 // killAll shuts down all sockets that we have.
 func (d *Device) killAll() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, s := range d.slots {
 		if s.file != nil {
-			kill(s.file)
+			s.kill()
 		}
 	}
 }
@@ -120,7 +157,7 @@ func (d *Device) awaitGone(ctx context.Context, force bool) error {
 	scanned := false
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		info, err := d.sup.cfg.Kernel.Info(d.index)
-		if err != nil || info.Gone() {
+		if err != nil || info.Gone() || d.replaced(info) {
 			return nil
 		}
 		if len(info.Partitions) > 0 && info.PID == 0 && info.Size == 0 && !scanned {
@@ -131,16 +168,20 @@ func (d *Device) awaitGone(ctx context.Context, force bool) error {
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			hasOpeners(info)
+			d.hasOpeners(info)
 			return &BusyError{Info: *info, Forced: true}
 		}
 	}
 }
 
-// hasOpeners reports whether a process has the device open, and adds who to info.
-func hasOpeners(info *kernel.Info) bool {
+// hasOpeners reports whether a process has the device open, and adds who to info. By the
+// old calls, this one has it open as long as it is attached.
+func (d *Device) hasOpeners(info *kernel.Info) bool {
 	if info.Openers == nil {
 		kernel.System{}.AddOpeners(info)
+	}
+	if !d.sup.cfg.Kernel.Can().Adopt {
+		info.Openers = slices.DeleteFunc(info.Openers, func(o kernel.Opener) bool { return o.PID == d.sup.self.PID })
 	}
 	return len(info.Openers) > 0
 }

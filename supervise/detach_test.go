@@ -3,6 +3,7 @@ package supervise
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -34,6 +35,28 @@ func TestDetachBusy(t *testing.T) {
 			t.Errorf("%v, want %q", err, c.want)
 		}
 	}
+	// Nothing in the system's tables shows a mount in another namespace.
+	dev.SetInfo(nil)
+	release, err := dev.Claim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = d.Detach(r.ctx(), false)
+	if !errors.Is(err, kernel.ErrBusy) || !strings.Contains(err.Error(), "such as a mount in another mount namespace") {
+		t.Errorf("claimed by somebody who does not show: %v", err)
+	}
+	release()
+	// Nor does it where the device has no node.
+	r.k.Intercept(func(_ context.Context, op kerneltest.Op, _ kernel.Index) error {
+		if op == kerneltest.OpClaim {
+			return fs.ErrNotExist
+		}
+		return nil
+	})
+	if err := d.Detach(r.ctx(), false); err == nil || !strings.Contains(err.Error(), "cannot be found out") {
+		t.Errorf("without a node: %v", err)
+	}
+	r.k.Intercept(nil)
 	// Who has it open for a moment only is waited for.
 	r.s.times.open = hang
 	var asked atomic.Int64
@@ -59,7 +82,7 @@ func TestDetachForce(t *testing.T) {
 		r.s.times.force = hang
 		if hold {
 			r.s.times.force = 20 * time.Millisecond
-			release, err := dev.Open()
+			release, err := dev.Claim()
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -25,6 +25,7 @@ type Device struct {
 	done  chan struct{}
 
 	detaching sync.Mutex // held by who detaches or releases
+	recorded  bool       // the worker's: the file was written, once
 
 	mu     sync.Mutex
 	st     State // but for Connections, which are in slots
@@ -51,6 +52,15 @@ func (s *slot) connection() Connection {
 	c := s.told
 	c.Alive, c.Held, c.Relay = !s.dead, s.file != nil, s.relay != nil
 	return c
+}
+
+// kill ends the connection, which we have, for the kernel and for the server. Nothing that
+// was sent on it and has not arrived will: the kernel sends that on another one.
+func (s *slot) kill() {
+	kill(s.file)
+	if s.relay != nil {
+		s.relay.Drop()
+	}
 }
 
 // release closes what we have of the socket. Its connection lives on if the kernel has
@@ -128,7 +138,7 @@ func (d *Device) update(f func(*State)) {
 	close(d.news)
 	d.news = make(chan struct{})
 	d.mu.Unlock()
-	d.sup.worker.do(d, func() { d.sup.record(d) })
+	d.sup.worker.Do(d, func() { d.sup.record(d) })
 }
 
 // nudge makes the keeper look at the sockets. It does not wait.

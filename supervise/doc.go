@@ -26,6 +26,9 @@
 // not understand. The kernel's own message, which does not say which connection it was,
 // is needed only for sockets that nobody but the kernel has.
 //
+// What the kernel gives up it sends elsewhere. So a dead connection is reset, and what
+// the server has not received of it never arrives.
+//
 // # What must be the same
 //
 // A server that comes back may have something else: an empty disk in memory, a fresh
@@ -39,15 +42,19 @@
 // The instance can be asked for only with structured replies, which the kernel does not
 // know. So it is asked for on a second connection, which is closed again: at the attach,
 // and at each reconnect after those for the kernel were made. If those are still alive
-// then, the answer is about the same server. Servers that take only one client are not
-// asked: then the device works as well, but nobody notices a replaced disk.
+// then, the answer is about the same server. A server that does not answer at the attach,
+// because it takes only one client or a packet was lost, is asked again now and then. Until
+// it answers the device works as well, but nobody notices a replaced disk.
 //
 // # What happens to requests
 //
 // Requests that the kernel has not sent wait for a new connection, as long as
 // [Policy] says, and are sent at once when there is one. Those that were sent already
-// get no answer any more, and the kernel sends them again only when the request timeout
-// is over, counted from when they were sent. See [DefaultTimeout] for the choice.
+// get no answer any more. The kernel looks at them when the request timeout is over,
+// counted from when they were sent, and sends them again; see [DefaultTimeout] for the
+// choice. A device without a timeout has it look every few seconds instead, by the timer
+// of its queue in sysfs; as long as there is no connection, the kernel has a timeout all
+// the same, so that it takes these requests back, and sends them as soon as it can.
 //
 // With [Policy].Fail or a limit, requests fail. The device is not lost: when there is a
 // connection again, it works again.
@@ -56,11 +63,14 @@
 //
 // Each device has a file in [Config].Dir. It holds what was asked for, what the server
 // said, and which process keeps the device. A process that has ended is told from one
-// that runs by the time of its start. What it kept can be taken over in four ways:
+// that runs by the time of its start. A device that somebody else has detached, perhaps to
+// attach something else, is told by the identifier that the kernel shows, and no longer
+// touched. What a process kept can be taken over in four ways:
 //
 //   - It replaces itself by a newer program ([Supervisor.Reexec]), which inherits the
 //     sockets ([Inherit]).
-//   - Another process asks it for them ([TakeOver]).
+//   - Another process asks it for them ([Supervisor.TakeOver]), and says when it has them: one that
+//     ends before has taken nothing.
 //   - The service manager keeps copies of them ([Store], [SystemdStore]), and gives them
 //     to whoever it starts next ([Inherit]): also after a crash.
 //   - It crashed, and nobody has the sockets but the kernel. They go on working. The

@@ -68,7 +68,10 @@ func (k *keeper) grow() {
 		k.growTo(&st, &resize{size: blocks(known, st.BlockSize), done: make(chan resized, 1)})
 	case k.due:
 		k.due = false
-		if st.Seen.InfoAgrees {
+		switch {
+		case !st.Seen.Asked:
+			k.ask(&st)
+		case st.Seen.InfoAgrees && st.Spec.Size == 0:
 			k.growTo(&st, &resize{done: make(chan resized, 1)})
 		}
 	}
@@ -110,10 +113,12 @@ func (k *keeper) growTo(st *State, r *resize) {
 		if len(small) > 0 {
 			taken, err = d.renew(ctx, st, small, candidates, want)
 		}
+		restored := true
 		if err == nil {
-			err = d.setSize(ctx, st, want)
+			restored, err = d.setSize(ctx, st, want)
 		}
 		return func() {
+			k.unsure = k.unsure || !restored
 			d.mu.Lock()
 			for _, s := range small[:len(taken)] {
 				s.dead = true // in its place there is another one
@@ -121,6 +126,9 @@ func (k *keeper) growTo(st *State, r *resize) {
 			d.mu.Unlock()
 			for _, p := range taken {
 				k.install(p)
+			}
+			if len(taken) > 0 && !k.over {
+				k.tell(nil) // one of the old ones may have died before its time
 			}
 			k.grown(st, r, want, err)
 		}
@@ -229,19 +237,20 @@ func (d *Device) quiet(ctx context.Context) error {
 // setSize tells the kernel. Kernels from 6.10 on let all requests end first, and take no
 // other order meanwhile, not even new sockets. Should a connection die in this moment,
 // what was sent on it could not end before it is given up: so while the size changes
-// requests do not wait for ever, but for a minute.
-func (d *Device) setSize(ctx context.Context, st *State, size int64) error {
+// requests do not wait for ever, but for a minute. restored says whether that is over.
+func (d *Device) setSize(ctx context.Context, st *State, size int64) (restored bool, err error) {
 	if d.anyDead() {
-		return errors.New("a connection has died: not before it is replaced, because the kernel would hang")
+		return true, errors.New("a connection has died: not before it is replaced, because the kernel would hang")
 	}
-	if st.DeadTimeout > resizeDead {
-		short, long := resizeDead, st.DeadTimeout
-		if err := d.reconfigure(ctx, &kernel.Change{DeadTimeout: &short}); err != nil {
-			return err
-		}
-		defer d.reconfigure(context.Background(), &kernel.Change{DeadTimeout: &long})
+	if st.DeadTimeout <= resizeDead {
+		return true, d.reconfigure(ctx, &kernel.Change{Size: size})
 	}
-	return d.reconfigure(ctx, &kernel.Change{Size: size})
+	short, long := resizeDead, st.DeadTimeout
+	// An error may mean that the kernel does not answer now, and does it later.
+	if err = d.reconfigure(ctx, &kernel.Change{DeadTimeout: &short}); err == nil {
+		err = d.reconfigure(ctx, &kernel.Change{Size: size})
+	}
+	return d.reconfigure(context.WithoutCancel(ctx), &kernel.Change{DeadTimeout: &long}) == nil, err
 }
 
 // anyDead looks for a connection that has hung up. Those that were renewed a moment ago

@@ -2,7 +2,9 @@ package supervise
 
 import (
 	"context"
+	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -145,5 +147,56 @@ func TestResizeWaitsLess(t *testing.T) {
 	}
 	if len(seen) != 3 || seen[1] != resizeDead || dev.Attached().DeadTimeout != forEver() {
 		t.Errorf("requests waited %v, then %v", seen, dev.Attached().DeadTimeout)
+	}
+}
+
+// What was changed for that moment is put right, whatever fails meanwhile.
+func TestResizeRestores(t *testing.T) {
+	const first, second = 3, 4 // calls: a minute, the size, for ever, and again
+	for _, fails := range []int64{1, 2, first, second} {
+		r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+		h.serve(x)
+		d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Size: diskSize / 2})
+		var calls atomic.Int64
+		r.k.Intercept(func(_ context.Context, op kerneltest.Op, _ kernel.Index) error {
+			if op != kerneltest.OpReconfigure {
+				return nil
+			}
+			if n := calls.Add(1); n == fails || fails == second && n == first {
+				return errors.New("no memory")
+			}
+			return nil
+		})
+		if _, err := d.Resize(r.ctx(), diskSize); (err == nil) != (fails >= first) {
+			t.Errorf("call %d fails: %v", fails, err)
+		}
+		eventually(t, "the time for which requests wait", func() bool { return dev.Attached().DeadTimeout == forEver() })
+	}
+}
+
+// One who dies in that moment leaves it to the next, whether he leaves sockets or none.
+func TestResizeInterrupted(t *testing.T) {
+	for _, sockets := range []bool{false, true} {
+		r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+		h.serve(x)
+		d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Timeout: calm})
+		short, drv := resizeDead, r.k.Open()
+		if err := drv.Reconfigure(r.ctx(), d.Index(), &kernel.Change{DeadTimeout: &short, Identifier: d.identifier()}); err != nil {
+			t.Fatal(err)
+		}
+		drv.Close()
+		if sockets {
+			f, err := copyFile(d.slots[0].file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.cfg.Inherited = []Socket{{socketName(d.Index(), inode(f)), f}}
+		}
+		r.s.crash()
+		d = r.adoptOne(d.Index())
+		eventually(t, "the time for which requests wait", func() bool { return dev.Attached().DeadTimeout == forEver() })
+		if st := d.Status(); st.Reconnects != 0 {
+			t.Errorf("%+v", st)
+		}
 	}
 }

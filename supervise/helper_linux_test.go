@@ -19,6 +19,17 @@ func copyFile(f *os.File) (copied *os.File, err error) {
 	return copied, err
 }
 
+// writable reports whether a socket has room for what is to be sent.
+func writable(f *os.File) (room bool) {
+	withFD(f, func(fd int) error {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(p, 0)
+		room = n > 0
+		return err
+	})
+	return room
+}
+
 func socketPair(t *testing.T) (a, b *os.File) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

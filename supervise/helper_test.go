@@ -160,6 +160,11 @@ func (h *host) start(cfg server.Config) { h.startLimited(cfg, 0) }
 
 func (h *host) startLimited(cfg server.Config, limit int) {
 	h.t.Helper()
+	h.startWith(cfg, limit, (*server.Server).Serve)
+}
+
+func (h *host) startWith(cfg server.Config, limit int, serve func(*server.Server, net.Listener) error) {
+	h.t.Helper()
 	s, err := server.New(cfg)
 	if err != nil {
 		h.t.Fatal(err)
@@ -173,7 +178,7 @@ func (h *host) startLimited(cfg server.Config, limit int) {
 	h.server, h.served = s, make(chan struct{})
 	go func() {
 		defer close(h.served)
-		s.Serve(h.conns)
+		serve(s, h.conns)
 	}()
 }
 
@@ -458,15 +463,15 @@ func (s *Supervisor) crash() {
 			d.local.Close()
 		}
 	}
-	s.worker.close(context.Background())
-	s.poller.close()
+	s.worker.Close(context.Background())
+	s.poller.Close()
 	s.dropInherited()
 	s.mu.Lock()
 	s.closed = true
 	s.devices = map[kernel.Index]*Device{}
 	s.mu.Unlock()
 	s.finish()
-	s.async.close(context.Background())
+	s.async.Close(context.Background())
 }
 
 // hide serves the disk without some of its abilities.

@@ -50,6 +50,8 @@ func (st *State) compare(p *peer) error {
 		return changed("the server does not offer %v any more, which the device relies on", missing)
 	case e.BlockSizeTold && int64(e.BlockSize.Minimum) > st.BlockSize:
 		return changed("the server wants blocks of %d bytes now, more than the device's %d", e.BlockSize.Minimum, st.BlockSize)
+	case maxPayload(p) > 0 && int64(maxPayload(p)) < st.MaxRequest:
+		return changed("the server takes requests of at most %d bytes now, and the device makes some of %d", maxPayload(p), st.MaxRequest)
 	}
 	if was := seen.Names[p.from.name]; was != "" && e.Name != "" && e.Name != was {
 		return changed("the server calls its export %.100q now, and called it %.100q", e.Name, was)

@@ -3,6 +3,7 @@ package supervise
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -80,13 +81,44 @@ func parseListen(pid int, listenPID, count, names string) []inheritable {
 	return list
 }
 
+// takenName stands in LISTEN_FDNAMES for a socket that was taken.
+const takenName = "taken"
+
+// strikeOut replaces the names of sockets in LISTEN_FDNAMES, so that each keeps its place.
+func strikeOut(names string) string {
+	list := strings.Split(names, ":")
+	for i, name := range list {
+		if isSocketName(name) {
+			list[i] = takenName
+		}
+	}
+	return strings.Join(list, ":")
+}
+
+// distinct leaves out descriptors that were named before.
+func distinct(list []inheritable) []inheritable {
+	known := map[int]bool{}
+	return slices.DeleteFunc(list, func(s inheritable) bool {
+		again := known[s.fd]
+		known[s.fd] = true
+		return again
+	})
+}
+
 // Inherit returns the sockets that this process got when it was started: by
 // [Supervisor.Reexec], or from the file descriptor store of systemd. It must be called
 // at most once, and before sockets for other purposes are taken from LISTEN_FDS: those
-// are left alone. It removes the variable of Reexec from the environment.
+// are left alone. It removes the variable of Reexec from the environment, and the names
+// of what it takes from LISTEN_FDNAMES: a program that replaces this one has the same
+// process number, and would believe them once more, when the numbers of the descriptors
+// may long belong to something else.
 func Inherit() []Socket {
 	list, _ := parseSockets(os.Getenv(socketsVariable)) // whoever wrote something else passed nothing
 	os.Unsetenv(socketsVariable)
-	list = append(list, parseListen(os.Getpid(), os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_FDNAMES"))...)
-	return inherit(list)
+	names := os.Getenv("LISTEN_FDNAMES")
+	listed := parseListen(os.Getpid(), os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), names)
+	if len(listed) > 0 {
+		os.Setenv("LISTEN_FDNAMES", strikeOut(names))
+	}
+	return inherit(distinct(append(list, listed...)))
 }

@@ -3,7 +3,9 @@ package supervise
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"nbd.example/nbd/kernel"
@@ -44,8 +46,20 @@ func TestIoctl(t *testing.T) {
 	}
 	// Nothing is in the way of attaching it anew.
 	h.serve(x)
-	if d, _ := r.attach(&Spec{URIs: []string{h.uri()}}); d.Status().Phase != Attached {
+	d, dev = r.attach(&Spec{URIs: []string{h.uri()}})
+	if d.Status().Phase != Attached {
 		t.Errorf("%+v", d.Status())
+	}
+	// The process itself has it open, and another one for a moment.
+	var asked atomic.Int64
+	dev.SetInfo(func(i *kernel.Info) {
+		i.Openers = []kernel.Opener{{PID: os.Getpid(), Command: "nbd-client"}}
+		if asked.Add(1) < 3 {
+			i.Openers = append(i.Openers, kernel.Opener{PID: 1, Command: "udevd"})
+		}
+	})
+	if err := d.Detach(r.ctx(), false); err != nil || asked.Load() < 3 {
+		t.Errorf("detached after %d looks: %v", asked.Load(), err)
 	}
 }
 

@@ -6,25 +6,38 @@ import (
 	"fmt"
 	"time"
 
+	"nbd.example/nbd/internal/backoff"
 	"nbd.example/nbd/kernel"
 )
+
+// steady is how long a device must have had all its connections for the next attempt
+// to be made at once again: a server that dies of each connection is not hammered.
+const steady = time.Second
 
 // keeper is the goroutine that keeps one device. It alone changes the device's slots.
 // What takes time is done by a job, one at a time, in a goroutine of its own, so that
 // the keeper always answers; when a job has ended, the keeper applies what it returned.
 type keeper struct {
 	d       *Device
-	backoff *backoff
+	backoff *backoff.Backoff
 	timer   *time.Timer
 	waiting bool // for the timer, before the next attempt
 	taken   time.Time
 	// suspect says that of the connections that only the kernel has, some may be dead.
 	suspect bool
-	said    string // what was logged last
+	// unsure says that the kernel may have another DeadTimeout than it should.
+	unsure bool
+	said   string // what was logged last
 
 	job    context.CancelFunc // nil if there is none
 	over   bool               // the keeper stops; what was begun fails because of that
 	result chan func()
+
+	// asking says that the job is to ask for what the server did not tell at first. askWaits
+	// is how many times that is left out, and lastWaits how many it was after the last
+	// failure.
+	asking              bool
+	askWaits, lastWaits int
 
 	poll    *time.Timer // nil if sizes are not asked for
 	due     bool
@@ -36,11 +49,11 @@ type keeper struct {
 
 func newKeeper(d *Device, suspect bool) *keeper {
 	k := &keeper{
-		d: d, backoff: newBackoff(d.sup.cfg.Backoff), suspect: suspect,
+		d: d, backoff: backoff.New(d.sup.cfg.Backoff.First, d.sup.cfg.Backoff.Most), suspect: suspect, unsure: suspect,
 		timer: time.NewTimer(time.Hour), result: make(chan func()),
 	}
 	k.timer.Stop()
-	if every := d.sup.resizeInterval(); every > 0 && d.st.Spec.Size == 0 && len(d.targets) > 0 {
+	if every := d.sup.resizeInterval(); every > 0 && len(d.targets) > 0 {
 		k.poll = time.NewTimer(every)
 	}
 	return k
@@ -114,7 +127,7 @@ func (k *keeper) look() {
 		if s.dead || s.file == nil || !hungUp(s.file) {
 			continue
 		}
-		kill(s.file)
+		s.kill()
 		s.unwatch()
 		s.unwatch = func() {}
 		k.d.mu.Lock()
@@ -125,6 +138,9 @@ func (k *keeper) look() {
 			k.d.log.Warn("a connection has died", "server", s.told.Server)
 		}
 	}
+	if died && k.asking {
+		k.job() // nothing is to be waited for
+	}
 	if died {
 		k.tell(nil)
 		k.pause(time.Since(k.taken) < steady)
@@ -134,11 +150,11 @@ func (k *keeper) look() {
 // pause makes the next attempt wait, if it should, and else begins the waits anew.
 func (k *keeper) pause(wait bool) {
 	if !wait {
-		k.backoff.reset()
+		k.backoff.Reset()
 		return
 	}
 	k.waiting = true
-	k.timer.Reset(k.backoff.next())
+	k.timer.Reset(k.backoff.Next())
 }
 
 // foreign returns how many connections only the kernel has.
@@ -173,6 +189,10 @@ func (k *keeper) next() {
 	switch {
 	case len(dead)+spare == 0:
 		k.suspect = false
+		if k.unsure && !k.waiting && k.d.sup.cfg.Kernel.Can().Reconfigure {
+			k.restore()
+			return
+		}
 		k.grow()
 	case !k.waiting:
 		k.refuseResizes()
@@ -188,11 +208,40 @@ func (k *keeper) replace(dead []*slot, spare int) {
 	d := k.d
 	st := d.Status()
 	k.suspect = false // until the next death, which may come while the attempt is made
-	attempt := &attempt{d: d, st: &st, dead: dead, spare: spare, targets: k.candidates()}
+	attempt := &attempt{d: d, st: &st, dead: dead, spare: spare, last: len(dead) == len(d.slots), targets: k.candidates()}
 	k.start(func(ctx context.Context) func() {
 		taken, err := attempt.run(ctx)
 		return func() { k.replaced(attempt, taken, err) }
 	})
+}
+
+// restore tells the kernel once more how long requests wait for a connection: a change of
+// the size that failed, or whoever kept the device before, may have left another time.
+func (k *keeper) restore() {
+	d := k.d
+	limit := d.Status().DeadTimeout
+	k.start(func(ctx context.Context) func() {
+		err := d.reconfigure(ctx, &kernel.Change{DeadTimeout: &limit})
+		return func() {
+			if k.unsure = err != nil; err == nil || k.over || k.lost(err) {
+				return
+			}
+			d.log.Warn("the kernel was not told how long requests wait for a connection", "err", err)
+			k.pause(true)
+		}
+	})
+}
+
+// lost ends the device if err says that it is attached no more, and reports that.
+func (k *keeper) lost(err error) bool {
+	for _, end := range []error{ErrTakenAway, ErrLost} {
+		if errors.Is(err, end) {
+			k.d.log.Info(end.Error())
+			k.d.end(end, Gone, true)
+			return true
+		}
+	}
+	return false
 }
 
 // candidates returns the servers to try. As long as a connection is alive, the others
@@ -228,18 +277,14 @@ func (k *keeper) replaced(a *attempt, taken []*peer, err error) {
 	for _, p := range taken {
 		k.install(p)
 	}
-	for _, end := range []error{ErrTakenAway, ErrLost} {
-		if errors.Is(err, end) {
-			k.d.log.Info(end.Error())
-			k.d.end(end, Gone, true)
-			return
-		}
+	if k.lost(err) {
+		return
 	}
 	if err != nil && a.spare > 0 {
 		k.suspect = true
 	}
 	if len(taken) > 0 {
-		k.taken, k.failedSize = time.Now(), 0
+		k.taken, k.failedSize, k.unsure = time.Now(), 0, false
 		k.d.log.Info("reconnected", "connections", len(taken), "server", taken[0].from.name)
 	}
 	if k.over {
@@ -289,7 +334,7 @@ func (d *Device) slotFor(p *peer) *slot {
 
 // watch has the keeper look when s hangs up.
 func (d *Device) watch(s *slot) {
-	stop, err := d.sup.poller.watch(s.file, d.nudge)
+	stop, err := d.sup.poller.Watch(s.file, d.nudge)
 	if err != nil {
 		d.log.Warn("this connection's death will be noticed by the kernel only", "err", err)
 		return
@@ -327,11 +372,21 @@ func (k *keeper) tell(err error) {
 // errInterrupted is the answer to what was asked for when the keeper stopped.
 var errInterrupted = fmt.Errorf("the device is being detached or handed over")
 
-// gone finds out whether the device is attached no more, by somebody else's doing.
-func gone(drv kernel.Driver, i kernel.Index) bool {
-	info, err := drv.Info(i)
+// gone finds out whether the device is attached no more, by somebody else's doing. He may
+// have attached something else there.
+func (st *State) gone(drv kernel.Driver) bool {
+	info, err := drv.Info(st.Index)
 	if err != nil {
 		return errors.Is(err, kernel.ErrNoDevice) || errors.Is(err, kernel.ErrNoModule)
 	}
-	return info.PID == 0 && info.Size == 0
+	return info.PID == 0 && info.Size == 0 || st.Replaced(info)
+}
+
+// Replaced reports whether what the system tells of a device of this index is of another
+// attachment than that of st, as far as the kernel shows.
+func (st *State) Replaced(info *kernel.Info) bool {
+	if st.Shown || info.Identifier != "" {
+		return info.Identifier != st.Identifier
+	}
+	return false
 }

@@ -80,7 +80,7 @@ func (t *target) choose(ctx context.Context, h *handshake.Client, exportName, te
 		return h.TakeOldstyle()
 	}
 	if t.tls != nil {
-		if err := h.StartTLS(ctx, t.tls.get()); err != nil {
+		if err := h.StartTLS(ctx, t.tls.Get()); err != nil {
 			return nil, err
 		}
 	}
@@ -121,7 +121,7 @@ func listing(ctx context.Context, h *handshake.Client) string {
 
 // newPeer makes a socket for the kernel of what was agreed on.
 func newPeer(t *target, a *handshake.Agreement) (*peer, error) {
-	p := &peer{from: t, export: a.Export, who: peerIdentity(a.TLS)}
+	p := &peer{from: t, export: a.Export, who: t.tls.Identity(a.TLS)}
 	var err error
 	if a.TLS == nil {
 		if p.file, err = forKernel(a.Conn); err != nil {
@@ -167,11 +167,11 @@ func (t *target) questions(ctx context.Context, h *handshake.Client) (*answer, e
 		return a, nil
 	}
 	if t.tls != nil {
-		if err := h.StartTLS(ctx, t.tls.get()); err != nil {
+		if err := h.StartTLS(ctx, t.tls.Get()); err != nil {
 			return nil, err
 		}
 	}
-	a.who = peerIdentity(h.TLS())
+	a.who = t.tls.Identity(h.TLS())
 	// INFO comes first: structured replies add flags to what it tells.
 	info, err := h.Info(ctx, t.export, proto.InfoBlockSize, proto.InfoName)
 	switch {

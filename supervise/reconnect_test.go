@@ -1,8 +1,12 @@
 package supervise
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -211,7 +215,7 @@ func TestTakenAway(t *testing.T) {
 	if d.Err() != ErrTakenAway || dev.Attached() != nil || len(r.s.Devices()) != 0 {
 		t.Errorf("%v", d.Err())
 	}
-	if err := r.s.worker.flush(r.ctx()); err != nil {
+	if err := r.s.worker.Flush(r.ctx()); err != nil {
 		t.Fatal(err)
 	}
 	if list, _ := States(r.dir); len(list) != 0 {
@@ -234,5 +238,32 @@ func TestCrashLoop(t *testing.T) {
 	// Each wait is at least half of the 20 ms.
 	if took := time.Since(begin); took < 19*10*time.Millisecond {
 		t.Errorf("20 reconnects in %v", took)
+	}
+}
+
+// What a server did not tell when the device was attached it is asked again: a disk that was
+// replaced is noticed from then on.
+func TestInstanceLater(t *testing.T) {
+	for _, size := range []int64{0, diskSize / 2} {
+		r, h := newRig(t), newHost(t, "unix")
+		var dials atomic.Int64
+		r.cfg.ResizeInterval = time.Millisecond
+		r.cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if n := dials.Add(1); n > 1 && n < 4 {
+				return nil, errors.New("a lost packet")
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}
+		h.serve(newDisk("one"))
+		d, _ := r.attach(&Spec{URIs: []string{h.uri()}, Timeout: calm, Size: size})
+		st := r.await(d, "the instance", func(st State) bool { return st.Seen.Asked })
+		if st.Seen.Instance != "one" || !st.Seen.InfoAgrees || st.Reconnects != 0 || dials.Load() < 4 {
+			t.Errorf("%+v", st)
+		}
+		h.kill()
+		h.serve(newDisk("two"))
+		if st := r.awaitPhase(d, Refused); !strings.Contains(st.Reason, "another instance") {
+			t.Errorf("%+v", st)
+		}
 	}
 }

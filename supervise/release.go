@@ -7,23 +7,21 @@ import (
 	"sync"
 )
 
-// release lets go of a device, which stays attached for another process to adopt. Its
-// sockets are given to pass before they are closed here.
-func (d *Device) release(ctx context.Context, why error, pass func([]Socket)) error {
+// release lets go of a device, which stays attached for another process to adopt.
+func (d *Device) release(ctx context.Context, why error) error {
 	d.detaching.Lock()
 	defer d.detaching.Unlock()
 	d.stop()
+	return d.letGo(ctx, why)
+}
+
+// letGo is release for a device whose keeper has stopped, and that nobody else detaches.
+func (d *Device) letGo(ctx context.Context, why error) error {
 	if d.Err() != nil {
 		return nil
 	}
 	d.update(func(st *State) { st.Phase, st.Process, st.Control = Released, Process{}, "" })
-	err := d.sup.worker.flush(ctx)
-	d.mu.Lock()
-	sockets := d.sockets()
-	d.mu.Unlock()
-	if pass != nil {
-		pass(sockets)
-	}
+	err := d.sup.worker.Flush(ctx)
 	d.end(why, Released, false)
 	return err
 }
@@ -49,17 +47,17 @@ func (s *Supervisor) Close(ctx context.Context, keep bool) error {
 				failed.add(d.Detach(ctx, false))
 			}
 			if d.Err() == nil {
-				failed.add(d.release(ctx, ErrClosed, nil))
+				failed.add(d.release(ctx, ErrClosed))
 			}
 		})
 	}
 	wg.Wait()
 	s.dropInherited()
-	failed.add(s.worker.close(ctx))
+	failed.add(s.worker.Close(ctx))
 	s.unwatch()
-	s.poller.close()
+	s.poller.Close()
 	s.finish()
-	s.async.close(ctx)
+	s.async.Close(ctx)
 	return errors.Join(failed.list...)
 }
 
@@ -86,45 +84,36 @@ func (l *errorList) add(err error) {
 	l.list = append(l.list, err)
 }
 
-// handOver lets go of all devices, and gives their sockets to pass.
-func (s *Supervisor) handOver(ctx context.Context, pass func([]Socket)) error {
+// pause keeps devices from coming, because all of them are about to be passed on, until
+// resume is called, which says whether they were. It fails if attachments are under way
+// that must not be.
+func (s *Supervisor) pause(pendingToo bool) (resume func(handed bool), err error) {
 	s.mu.Lock()
-	if s.closed || s.handed {
+	defer s.mu.Unlock()
+	switch {
+	case s.handed:
+		return nil, ErrHandedOver
+	case s.closed:
+		return nil, ErrClosed
+	case s.paused != nil:
+		return nil, fmt.Errorf("%w, or is about to", ErrHandedOver)
+	case !pendingToo && len(s.pending) > 0:
+		return nil, fmt.Errorf("%d devices are being attached: try again when that is done", len(s.pending))
+	}
+	paused := make(chan struct{})
+	s.paused = paused
+	return func(handed bool) {
+		s.mu.Lock()
+		s.paused, s.handed = nil, handed
 		s.mu.Unlock()
-		return ErrClosed
-	}
-	s.handed = true
-	s.mu.Unlock()
-	var failed errorList
-	for _, d := range s.Devices() {
-		if d.local != nil {
-			d.log.Warn("what this process serves ends with it: the next one serves it anew, if its contents last")
-		}
-		failed.add(d.release(ctx, ErrHandedOver, pass))
-	}
-	s.finish()
-	return errors.Join(failed.list...)
+		close(paused)
+	}, nil
 }
 
-// Reexec replaces the process by another program, usually by its own newer version,
-// which inherits the sockets: it finds them by [Inherit]. It does not return unless it
-// fails; then all goes on as before. Devices that Spec.Serve serves from this process
-// would lose their server, and make it fail, and so does one that is being attached;
-// those behind a relay reconnect.
-func (s *Supervisor) Reexec(program string, args, env []string) error {
-	devices := s.Devices()
-	s.mu.Lock()
-	busy := len(s.pending)
-	s.mu.Unlock()
-	if busy > 0 {
-		return fmt.Errorf("replace the process: %d devices are being attached: try again when that is done", busy)
-	}
-	for _, d := range devices {
-		if d.local != nil {
-			return fmt.Errorf("replace the process: it serves %s itself: detach that first", d.st.Device)
-		}
-	}
-	var sockets []Socket
+// halt stops the keepers of all devices, and keeps others from detaching them, until goOn
+// is called. It returns the sockets that can be passed on.
+func (s *Supervisor) halt() (devices []*Device, sockets []Socket) {
+	devices = s.Devices()
 	for _, d := range devices {
 		d.detaching.Lock()
 		d.stop()
@@ -132,15 +121,68 @@ func (s *Supervisor) Reexec(program string, args, env []string) error {
 		sockets = append(sockets, d.sockets()...)
 		d.mu.Unlock()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), s.times.call)
-	defer cancel()
-	s.worker.flush(ctx) // should it fail, the sockets are adopted by an older file, or offered anew
-	err := execWith(program, args, env, sockets)
+	return devices, sockets
+}
+
+// goOn undoes halt.
+func (s *Supervisor) goOn(devices []*Device) {
 	for _, d := range devices {
 		if d.Err() == nil {
 			d.start(true)
 		}
 		d.detaching.Unlock()
 	}
-	return fmt.Errorf("replace the process by %s: %w", program, err)
+}
+
+// handOver gives the sockets of all devices to pass, and lets go of the devices if the
+// receiver has them. If not, all goes on as before.
+func (s *Supervisor) handOver(ctx context.Context, pass func([]Socket) error) error {
+	resume, err := s.pause(true)
+	if err != nil {
+		return err
+	}
+	devices, sockets := s.halt()
+	if err := pass(sockets); err != nil {
+		s.goOn(devices)
+		resume(false)
+		s.log.Warn("the devices were not taken over, and are kept on", "err", err)
+		return fmt.Errorf("hand over: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.call)
+	defer cancel()
+	for _, d := range devices {
+		if d.local != nil {
+			d.log.Warn("what this process serves ends with it: the next one serves it anew, if its contents last")
+		}
+		if err := d.letGo(ctx, ErrHandedOver); err != nil {
+			d.log.Warn("the state file does not say that another process keeps the device now", "err", err)
+		}
+		d.detaching.Unlock()
+	}
+	resume(true)
+	return nil
+}
+
+// Reexec replaces the process by another program, usually by its own newer version,
+// which inherits the sockets: it finds them by [Inherit]. It does not return unless it
+// fails; then all goes on as before. Devices that Spec.Serve serves from this process
+// would lose their server, and make it fail, and so does one that is being attached;
+// what is to be attached from then on waits. Devices behind a relay reconnect.
+func (s *Supervisor) Reexec(program string, args, env []string) error {
+	resume, err := s.pause(false)
+	if err != nil {
+		return fmt.Errorf("replace the process: %w", err)
+	}
+	defer resume(false)
+	for _, d := range s.Devices() {
+		if d.local != nil {
+			return fmt.Errorf("replace the process: it serves %s itself: detach that first", d.st.Device)
+		}
+	}
+	devices, sockets := s.halt()
+	defer s.goOn(devices)
+	ctx, cancel := context.WithTimeout(context.Background(), s.times.call)
+	defer cancel()
+	s.worker.Flush(ctx) // should it fail, the sockets are adopted by an older file, or offered anew
+	return fmt.Errorf("replace the process by %s: %w", program, execWith(program, args, env, sockets))
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -78,10 +79,41 @@ func hungUp(file *os.File) bool {
 	return dead || err != nil
 }
 
-// kill shuts a socket down, for all who have it.
+// kill ends a connection, for all who have its socket. The peer learns of it at once, also
+// if it does not read: the kernel sends elsewhere what it has lost, and of what was sent
+// here nothing must be carried out after that. The end of a unix socket is seen at once. The
+// end of a TCP stream would wait behind the data for which the peer has no room; so these
+// are dropped, and the peer gets a reset.
 func kill(file *os.File) {
-	withFD(file, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RDWR) })
+	withFD(file, func(fd int) error {
+		unix.Shutdown(fd, unix.SHUT_RDWR) // wakes who waits on it
+		protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+		if err != nil || protocol != unix.IPPROTO_TCP {
+			return err
+		}
+		return abort(fd)
+	})
 }
+
+// abort is what RFC 9293 calls ABORT, on a socket that others have, too: see connect(2),
+// AF_UNSPEC. Some kernels, 6.4 among them, refuse it as long as somebody waits on the
+// socket, who has been woken.
+func abort(fd int) error {
+	none := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	for try := 0; ; try++ {
+		_, _, err := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
+		switch {
+		case err == 0:
+			return nil
+		case err != unix.EBUSY || try == abortTries:
+			return os.NewSyscallError("connect", err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// abortTries bounds how often abort is tried, a millisecond apart.
+const abortTries = 100
 
 // leave takes leave of the server on a socket that the kernel has not taken, and closes
 // it. proto.md, "Request message", NBD_CMD_DISC.

@@ -150,6 +150,15 @@ func (st *State) geometry(p *peer) error {
 	return nil
 }
 
+// maxPayload returns the most that a server takes in one request, in bytes; 0 if it does
+// not say.
+func maxPayload(p *peer) uint32 {
+	if !p.export.BlockSizeTold {
+		return 0
+	}
+	return p.export.BlockSize.MaxPayload
+}
+
 // meet notes who a server is.
 func (st *State) meet(p *peer) {
 	st.Seen.Peers = with(st.Seen.Peers, p.from.name, p.who)

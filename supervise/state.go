@@ -40,6 +40,14 @@ type State struct {
 	Flags       proto.TransmissionFlags `json:"flags"`
 	Timeout     time.Duration           `json:"timeout"`
 	DeadTimeout time.Duration           `json:"dead_timeout"`
+	// Shown says that the kernel shows the identifier. As long as it does the device is
+	// this one, and not what somebody else has attached under the same number.
+	Shown bool `json:"shown,omitempty"`
+
+	// MaxRequest is the most that the kernel asks for at a time, in bytes, and MaxBefore
+	// what it was before the device was attached, if it was lowered for the server.
+	MaxRequest int64 `json:"max_request,omitempty"`
+	MaxBefore  int64 `json:"max_before,omitempty"`
 
 	Connections []Connection `json:"connections"`
 	Reconnects  int          `json:"reconnects"` // how many connections were replaced
@@ -78,6 +86,10 @@ type Identity struct {
 	Flags proto.TransmissionFlags `json:"flags"`
 	// Names has what each server calls the export, if it says so, by URI.
 	Names map[string]string `json:"names,omitempty"`
+	// Asked says that the server has answered on a connection of its own, beside those of
+	// the kernel, where it tells its Instance. As long as it has not, a disk that another
+	// one has replaced is not noticed; so it is asked again.
+	Asked bool `json:"asked,omitempty"`
 	// Instance names the export's contents, on servers that do; "" if it is not known.
 	Instance string `json:"instance,omitempty"`
 	// Peers has what was verified of each server's TLS certificate, by URI.

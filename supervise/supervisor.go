@@ -12,6 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"nbd.example/nbd/internal/asynclog"
+	"nbd.example/nbd/internal/hangups"
+	"nbd.example/nbd/internal/tasks"
 	"nbd.example/nbd/kernel"
 )
 
@@ -19,9 +22,9 @@ import (
 type Supervisor struct {
 	cfg     Config
 	log     *slog.Logger
-	async   *asyncHandler
-	poller  *poller
-	worker  *worker
+	async   *asynclog.Handler
+	poller  *hangups.Poller
+	worker  *tasks.Queue
 	unwatch context.CancelFunc
 	self    Process
 	times   times
@@ -33,6 +36,7 @@ type Supervisor struct {
 	control   *control // nil unless Listen was called
 	closed    bool
 	handed    bool
+	paused    chan struct{} // closed when it is known whether all is passed on; nil if that is not about to be
 	done      chan struct{}
 
 	stored map[string]bool // the worker's: names of the sockets in the Store
@@ -57,6 +61,12 @@ type times struct {
 	// open is how long others may have a device open before it counts as in use: udev and
 	// its like open it for a moment.
 	open time.Duration
+	// write is how long a client of the control socket may take to read an answer. One that
+	// does not would keep its place for ever.
+	write time.Duration
+	// taken is how long a process that takes all devices over may take to say that it has
+	// them.
+	taken time.Duration
 	// polite is for how long a detach by force lets the kernel try it in good order.
 	polite time.Duration
 	// force is how long a detach by force waits for the device to be gone before it says
@@ -66,7 +76,7 @@ type times struct {
 
 var defaultTimes = times{
 	call: 30 * time.Second, offer: 30 * time.Second, ask: time.Second, scan: 5 * time.Second, going: 5 * time.Second,
-	quiet: 10 * time.Second, open: 3 * time.Second, polite: 2 * time.Second, force: 3 * time.Second,
+	quiet: 10 * time.Second, open: 3 * time.Second, write: 10 * time.Second, taken: 10 * time.Second, polite: 2 * time.Second, force: 3 * time.Second,
 }
 
 // New makes a supervisor that keeps nothing yet. It listens to the kernel until Close.
@@ -89,7 +99,7 @@ func New(cfg Config) (*Supervisor, error) {
 		s.stored[f.Name] = true
 	}
 	var err error
-	if s.poller, err = newPoller(); err != nil {
+	if s.poller, err = hangups.New(); err != nil {
 		return nil, fmt.Errorf("supervise: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -97,7 +107,7 @@ func New(cfg Config) (*Supervisor, error) {
 	if cfg.Kernel.Can().Watch {
 		if err := cfg.Kernel.Watch(ctx, s.died); err != nil {
 			cancel()
-			s.poller.close()
+			s.poller.Close()
 			return nil, fmt.Errorf("supervise: %w", err)
 		}
 	}
@@ -105,9 +115,9 @@ func New(cfg Config) (*Supervisor, error) {
 	if cfg.Log != nil {
 		h = cfg.Log.Handler()
 	}
-	s.async = newAsyncHandler(h)
+	s.async = asynclog.New(h)
 	s.log = slog.New(s.async)
-	s.worker = newWorker()
+	s.worker = tasks.New()
 	return s, nil
 }
 
@@ -157,6 +167,12 @@ func (s *Supervisor) Done() <-chan struct{} { return s.done }
 func (s *Supervisor) keep(d *Device) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for s.paused != nil {
+		paused := s.paused
+		s.mu.Unlock()
+		<-paused
+		s.mu.Lock()
+	}
 	switch {
 	case s.handed:
 		return ErrHandedOver
@@ -180,12 +196,41 @@ func (s *Supervisor) forget(d *Device, remove bool) {
 	if !remove {
 		return
 	}
-	s.worker.do(d, func() {
-		if s.Device(d.index) == nil { // else another one has the index by now
-			os.Remove(statePath(s.cfg.Dir, d.index))
+	s.worker.Do(d, func() {
+		if s.Device(d.index) != nil { // another one has the index by now
+			return
 		}
+		s.withFile(d.index, func() {
+			if s.owns(d) {
+				os.Remove(statePath(s.cfg.Dir, d.index))
+			}
+		})
 		s.store(d.index, nil)
 	})
+}
+
+// withFile calls f, which changes the file of an index, while other processes do not.
+func (s *Supervisor) withFile(i kernel.Index, f func()) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.times.call)
+	defer cancel()
+	// Those of identifiers are below.
+	unlock, err := s.lockAt(ctx, 1<<62+int64(i))
+	if err != nil {
+		s.log.Warn("a state file is not locked", "device", i.Path(), "err", err)
+	} else {
+		defer unlock()
+	}
+	f()
+}
+
+// owns reports whether the file of a device's index is the device's. It is not when
+// another process has attached something else under that number.
+func (s *Supervisor) owns(d *Device) bool {
+	st, err := readState(statePath(s.cfg.Dir, d.index))
+	if err != nil {
+		return true // there is none, or none that is of use
+	}
+	return st.Identifier == d.identifier() && (st.Process == s.self || !st.Process.Running())
 }
 
 // record writes a device's file, and passes its sockets to the store. The worker calls
@@ -199,9 +244,15 @@ func (s *Supervisor) record(d *Device) {
 	if over {
 		return
 	}
-	if err := writeState(s.cfg.Dir, &st); err != nil {
-		s.log.Warn("the state file cannot be written: the device could not be adopted", "device", st.Device, "err", err)
-	}
+	s.withFile(d.index, func() {
+		if d.recorded && !s.owns(d) {
+			return
+		}
+		d.recorded = true
+		if err := writeState(s.cfg.Dir, &st); err != nil {
+			s.log.Warn("the state file cannot be written: the device could not be adopted", "device", st.Device, "err", err)
+		}
+	})
 	s.store(d.index, sockets)
 }
 

@@ -1,43 +1,19 @@
 package supervise
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"nbd.example/nbd/internal/testgate"
+	"nbd.example/nbd/proto"
 	"nbd.example/nbd/uri"
 )
-
-func TestBackoff(t *testing.T) {
-	b := newBackoff(Backoff{First: 100 * time.Millisecond, Most: time.Second})
-	for _, random := range []float64{0, 0.999999} {
-		b.reset()
-		b.random = func() float64 { return random }
-		for i, longest := range []int{100, 200, 400, 800, 1000, 1000} {
-			got, most := b.next(), time.Duration(longest)*time.Millisecond
-			if random == 0 && got != most/2 || random > 0 && (got > most || got < most*99/100) {
-				t.Errorf("wait %d is %v of at most %v with %v", i, got, most, random)
-			}
-		}
-	}
-	if b := newBackoff(Backoff{}); b.first != defaultFirst || b.most != defaultMost {
-		t.Errorf("%+v", b)
-	}
-	if b := newBackoff(Backoff{First: time.Hour, Most: time.Second}); b.next() > time.Second {
-		t.Errorf("%+v", b)
-	}
-}
 
 func TestDeadTimeout(t *testing.T) {
 	for _, c := range []struct {
@@ -69,96 +45,6 @@ func TestIdentifier(t *testing.T) {
 		if err != nil || s.Identifier != want {
 			t.Errorf("%s: %q, %v; want %q", text, s.Identifier, err, want)
 		}
-	}
-}
-
-// What a name stood for is used while nobody can be asked.
-func TestResolver(t *testing.T) {
-	answers := make(chan []netip.Addr, 1)
-	var dialed []string
-	r := &resolver{
-		host: "server.example", port: 10809,
-		lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
-			select {
-			case a := <-answers:
-				return a, nil
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		},
-		dial: func(_ context.Context, network, address string) (net.Conn, error) {
-			dialed = append(dialed, address)
-			return nil, errors.New("refused")
-		},
-	}
-	answers <- []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("::ffff:192.0.2.2")}
-	connect := func(want ...string) bool {
-		dialed = nil
-		ctx, cancel := context.WithTimeout(context.Background(), hang)
-		defer cancel()
-		if _, err := r.connect(ctx); err == nil || !strings.Contains(err.Error(), "refused") {
-			t.Fatal(err)
-		}
-		return slices.Equal(dialed, want)
-	}
-	old := []string{"192.0.2.1:10809", "192.0.2.2:10809"}
-	if !connect(old...) {
-		t.Errorf("dialed %v", dialed)
-	}
-	r.refresh()
-	r.refresh() // one at a time
-	if !connect(old...) {
-		t.Errorf("dialed %v while the name is looked up", dialed)
-	}
-	answers <- []netip.Addr{netip.MustParseAddr("2001:db8::1")}
-	eventually(t, "the new address", func() bool { return connect("[2001:db8::1]:10809") })
-}
-
-// A log that is not taken delays nobody.
-func TestAsyncLog(t *testing.T) {
-	gate := make(chan struct{})
-	var out bytes.Buffer
-	h := newAsyncHandler(slog.NewTextHandler(writer(func(b []byte) (int, error) {
-		<-gate
-		return out.Write(b)
-	}), nil))
-	log := slog.New(h).With("a", 1).WithGroup("g")
-	for i := range 3 * logQueue {
-		log.Info("line", "i", i)
-	}
-	close(gate)
-	h.close(context.Background())
-	log.Info("too late")
-	if got := out.String(); strings.Count(got, "msg=line a=1 g.i=") < logQueue || !strings.Contains(got, "were dropped") || strings.Contains(got, "too late") {
-		t.Error(got)
-	}
-}
-
-func TestWorker(t *testing.T) {
-	w := newWorker()
-	gate, begun := make(chan struct{}), make(chan struct{})
-	var done []string
-	add := func(s string) func() { return func() { done = append(done, s) } }
-	w.do(nil, func() { close(begun); <-gate })
-	<-begun
-	w.do("a", add("old"))
-	w.do("b", add("b"))
-	w.do("a", add("new"))
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if err := w.flush(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("a flush of what does not end: %v", err)
-	}
-	close(gate)
-	if err := w.flush(context.Background()); err != nil {
-		t.Error(err)
-	}
-	if err := w.close(context.Background()); err != nil || !slices.Equal(done, []string{"new", "b"}) {
-		t.Errorf("%v, %v", done, err)
-	}
-	w.do(nil, add("late"))
-	if err := w.flush(context.Background()); err != nil || len(done) != 2 {
-		t.Errorf("%v, %v", done, err)
 	}
 }
 
@@ -262,5 +148,23 @@ func TestPlainURI(t *testing.T) {
 	}
 	if got := plainURI(u); got != "nbds+unix:///x?socket=/s" {
 		t.Error(got)
+	}
+}
+
+// A server that takes less at a time than the kernel asks for is not what was attached.
+func TestCompareMaxPayload(t *testing.T) {
+	p := &peer{from: &target{name: "nbd://h/"}}
+	p.export.Size, p.export.Flags = diskSize, proto.FlagHasFlags
+	p.export.BlockSizeTold, p.export.BlockSize = true, proto.BlockSize{Minimum: 1, Preferred: 4096, MaxPayload: 1 << 16}
+	st := &State{Size: diskSize, BlockSize: 512, Flags: proto.FlagHasFlags}
+	for most, fine := range map[int64]bool{0: true, 1 << 16: true, 1<<16 + 1024: false, 1280 << 10: false} {
+		st.MaxRequest = most
+		if err := st.compare(p); (err == nil) != fine || err != nil && !strings.Contains(err.Error(), "requests of at most 65536 bytes now") {
+			t.Errorf("requests of %d bytes: %v", most, err)
+		}
+	}
+	st.MaxRequest, p.export.BlockSizeTold = 1<<20, false
+	if err := st.compare(p); err != nil {
+		t.Error(err)
 	}
 }

@@ -5,13 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"nbd.example/nbd/kernel"
 )
 
 // The control protocol: the client sends one line of JSON, a request, and gets one line,
-// a reply; then it may send the next. Only the answer to handOver takes several lines,
-// which carry sockets.
+// a reply; then it may send the next. Only the answer to opHandOver takes several lines,
+// which carry sockets; to the last of them the client answers opTaken, which gets the
+// last reply. Until then the supervisor keeps what it passes on.
 
 const (
 	// maxRequest bounds a request, in bytes; the replies to it are bounded by maxReply.
@@ -32,6 +34,8 @@ const (
 	opResize   operation = "resize"
 	opUpgrade  operation = "upgrade"
 	opHandOver operation = "hand-over"
+	// opTaken follows opHandOver: whoever sends it has all sockets.
+	opTaken operation = "taken"
 )
 
 // request is what a client asks.
@@ -46,7 +50,7 @@ type request struct {
 // reply is what it is told.
 type reply struct {
 	Error  string   `json:"error,omitempty"`
-	Code   code     `json:"code,omitempty"` // of Error, for programs
+	Kinds  []kind   `json:"kinds,omitempty"` // of Error, for programs
 	States []State  `json:"states,omitempty"`
 	Size   int64    `json:"size,omitempty"`
 	Busy   *busy    `json:"busy,omitempty"`
@@ -59,16 +63,6 @@ type busy struct {
 	Forced bool        `json:"forced,omitempty"`
 }
 
-// code is what kind of an error it is.
-type code string
-
-const (
-	codeBusy     code = "busy"
-	codeAttached code = "attached"
-	codeNone     code = "no-device"
-	codeClosed   code = "closed"
-)
-
 // parseRequest reads a request, and checks that it has what it needs.
 func parseRequest(line []byte) (*request, error) {
 	r := &request{}
@@ -76,7 +70,7 @@ func parseRequest(line []byte) (*request, error) {
 		return nil, fmt.Errorf("peer sent a line that is no request: %w", err)
 	}
 	switch r.Op {
-	case opList, opUpgrade, opHandOver:
+	case opList, opUpgrade, opHandOver, opTaken:
 	case opStatus, opDetach, opResize:
 		if r.Index == nil {
 			return nil, fmt.Errorf("peer sent a request %s without a device", r.Op)
@@ -101,41 +95,24 @@ func parseReply(line []byte) (*reply, error) {
 		return r, nil
 	}
 	switch {
-	case r.Code == codeBusy && r.Busy != nil:
+	case r.Busy != nil:
 		return r, &BusyError{Info: r.Busy.Info, Forced: r.Busy.Forced}
-	case r.Code == codeAttached && len(r.States) == 1:
+	case slices.Contains(r.Kinds, kindAttached) && len(r.States) == 1:
 		return r, &AttachedError{State: r.States[0]}
-	case r.Code == codeNone:
-		return r, &remoteError{r.Error, kernel.ErrNoDevice}
-	case r.Code == codeClosed:
-		return r, &remoteError{r.Error, ErrClosed}
 	}
-	return r, &remoteError{r.Error, nil}
+	return r, &remoteError{r.Error, known(r.Kinds)}
 }
-
-// remoteError is an error of another process.
-type remoteError struct {
-	text string
-	is   error // nil if it is none that is known
-}
-
-func (e *remoteError) Error() string { return e.text }
-func (e *remoteError) Unwrap() error { return e.is }
 
 // failure makes the reply that says err.
 func failure(err error) *reply {
-	r := &reply{Error: err.Error()}
+	r := &reply{Error: err.Error(), Kinds: kindsOf(err)}
 	var b *BusyError
 	var a *AttachedError
 	switch {
 	case errors.As(err, &b):
-		r.Code, r.Busy = codeBusy, &busy{b.Info, b.Forced}
+		r.Busy = &busy{b.Info, b.Forced}
 	case errors.As(err, &a):
-		r.Code, r.States = codeAttached, []State{a.State}
-	case errors.Is(err, kernel.ErrNoDevice):
-		r.Code = codeNone
-	case errors.Is(err, ErrClosed), errors.Is(err, ErrHandedOver):
-		r.Code = codeClosed
+		r.Kinds, r.States = append(r.Kinds, kindAttached), []State{a.State}
 	}
 	return r
 }

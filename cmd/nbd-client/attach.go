@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -106,13 +107,12 @@ func (p *program) handOver(ctx context.Context, spec *supervise.Spec) (done bool
 // If the caller wants a certain device, and no certain identifier, that is no
 // contradiction: he gets a second one, which is identified by its name, too.
 func (p *program) attachAs(spec *supervise.Spec, try func(*supervise.Spec) (*supervise.State, error)) (*supervise.State, error) {
-	st, err := try(spec)
-	var attached *supervise.AttachedError
-	if errors.As(err, &attached) {
-		st, err = &attached.State, nil
+	st, err := attachedState(try(spec))
+	if err != nil {
+		return nil, err
 	}
-	if err != nil || spec.Device == "" || st.Device == spec.Device {
-		return st, err
+	if spec.Device == "" || st.Device == spec.Device {
+		return p.suiting(st, spec)
 	}
 	if p.flags.Identifier != "" {
 		return nil, fmt.Errorf("%q is attached already, as %s, and not as %s: detach it first, or give the second one another identifier (-i)", st.Identifier, st.Device, spec.Device)
@@ -120,14 +120,36 @@ func (p *program) attachAs(spec *supervise.Spec, try func(*supervise.Spec) (*sup
 	second := *spec
 	second.Identifier = st.Identifier + "#" + filepath.Base(spec.Device)
 	p.log.Debug("the export is attached a second time", "first", st.Device, "identifier", second.Identifier)
-	st, err = try(&second)
-	if errors.As(err, &attached) {
-		st, err = &attached.State, nil
+	st, err = attachedState(try(&second))
+	switch {
+	case err != nil:
+		return nil, err
+	case st.Device != spec.Device:
+		return nil, fmt.Errorf("%q is attached already, as %s", st.Identifier, st.Device)
 	}
-	if err == nil && st.Device != spec.Device {
-		err = fmt.Errorf("%q is attached already, as %s", st.Identifier, st.Device)
+	return p.suiting(st, &second)
+}
+
+// attachedState returns the state of a device also if another process keeps it.
+func attachedState(st *supervise.State, err error) (*supervise.State, error) {
+	var attached *supervise.AttachedError
+	if errors.As(err, &attached) {
+		return &attached.State, nil
 	}
 	return st, err
+}
+
+// suiting returns the state of a device that was attached, perhaps before, if it is what
+// was wanted.
+func (p *program) suiting(st *supervise.State, spec *supervise.Spec) (*supervise.State, error) {
+	ignored, err := st.Suits(spec)
+	if err != nil {
+		return nil, err
+	}
+	if len(ignored) > 0 {
+		p.log.Warn(fmt.Sprintf("%s is attached already, and stays as it is: %s would have to be changed by attaching it anew", st.Device, strings.Join(ignored, ", ")))
+	}
+	return st, nil
 }
 
 // printDevice prints which device it is.
@@ -160,7 +182,7 @@ func (p *program) keepOne(ctx context.Context, spec *supervise.Spec) int {
 		st := d.Status()
 		return &st, nil
 	})
-	stop()
+	sig := stop()
 	if err != nil {
 		return p.fail(ctx, err)
 	}
@@ -170,11 +192,16 @@ func (p *program) keepOne(ctx context.Context, spec *supervise.Spec) int {
 	if err := p.printDevice(st.Device); err != nil {
 		p.log.Warn("cannot print the device's name", "error", err)
 	}
+	if sig != nil {
+		if done, status := k.signal(ctx, sig); done {
+			return status
+		}
+	}
 	return k.keep(ctx)
 }
 
 // already ends the process that found the device attached. Under a service manager it
-// stays for as long as the device does, so that the service is what the device is.
+// stays, and ends as well when that device is kept no more: the next one takes it over.
 func (p *program) already(ctx context.Context, k *keeper, st *supervise.State) int {
 	p.log.Info(st.Device+" is attached already", "pid", st.Process.PID)
 	if err := p.printDevice(st.Device); err != nil {
@@ -183,27 +210,11 @@ func (p *program) already(ctx context.Context, k *keeper, st *supervise.State) i
 	if k.notifier == nil {
 		return p.tell(p.child.Ready())
 	}
-	k.notifier.ready()
-	k.notifier.status(fmt.Sprintf("%s %s: kept by process %d", st.Device, st.Identifier, st.Process.PID))
-	t := time.NewTicker(alreadyLook)
-	defer t.Stop()
-	for {
-		if info, err := k.driver.Info(st.Index); errors.Is(err, kernel.ErrNoDevice) || err == nil && info.PID == 0 {
-			return exitOK
+	return p.stay(ctx, k.driver, st.Index, k.notifier, k.signals, func() (text string, ok bool) {
+		v := p.view(k.driver, kernel.Status{Index: st.Index, Connected: true}, p.states())
+		if !v.kept() {
+			return fmt.Sprintf("%s %s: kept by no process", st.Device, st.Identifier), false
 		}
-		select {
-		case <-ctx.Done():
-			return exitOK
-		case sig := <-k.signals:
-			if sig == os.Interrupt || sig == syscall.SIGTERM {
-				return exitOK
-			}
-		case <-k.notifier.dog():
-			k.notifier.lives()
-		case <-t.C:
-		}
-	}
+		return fmt.Sprintf("%s %s: kept by process %d", st.Device, st.Identifier, v.process()), true
+	})
 }
-
-// alreadyLook is how often a process looks whether another one's device is still there.
-const alreadyLook = 2 * time.Second

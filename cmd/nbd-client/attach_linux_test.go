@@ -267,11 +267,23 @@ func TestAlone(t *testing.T) {
 	if status, _, errs = w.run("resize", "nbd1"); status != exitError || !strings.Contains(errs, "no process keeps it, so nobody can ask the server") {
 		t.Errorf("resize: status %d, %s", status, errs)
 	}
+	release, err := w.device(1).Claim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, _, errs = w.run("detach", "nbd1"); status != exitBusy || !strings.Contains(errs, "in another mount namespace") || !w.attached(1) {
+		t.Errorf("detach what somebody holds: status %d, %s", status, errs)
+	}
+	release()
 	if status, _, errs = w.run("detach", "nbd1"); status != exitOK || w.attached(1) {
 		t.Errorf("detach: status %d, %s", status, errs)
 	}
 	status, _, errs = w.run("-x", "localhost", "--no-supervise", "/dev/nbd1")
 	if status != exitError || !strings.Contains(errs, "TLS needs a process that stays") {
 		t.Errorf("TLS: status %d, %s", status, errs)
+	}
+	status, _, errs = w.run("nbd+vsock://2:1/", "--no-supervise", "/dev/nbd1")
+	if status != exitError || !strings.Contains(errs, "vsock needs a process that stays") {
+		t.Errorf("vsock: status %d, %s", status, errs)
 	}
 }

@@ -99,7 +99,7 @@ func (p *program) view(driver kernel.Driver, st kernel.Status, states []supervis
 			continue
 		}
 		// A file that outlived its device must not describe the next one.
-		if v.connected && v.info != nil && v.info.Identifier != "" && v.info.Identifier != s.Identifier {
+		if v.connected && v.info != nil && v.info.PID != 0 && s.Replaced(v.info) {
 			continue
 		}
 		v.state = s

@@ -21,6 +21,9 @@ func (p *program) attachAlone(ctx context.Context, spec *supervise.Spec) int {
 	if err == nil && u.TLS {
 		err = errors.New("--no-supervise: TLS needs a process that stays, to encrypt and decrypt")
 	}
+	if err == nil && u.Transport == uri.VSock {
+		err = errors.New("--no-supervise: vsock needs a process that stays, since the kernel takes only TCP and unix sockets")
+	}
 	if err == nil && p.flags.NoNetlink {
 		err = errors.New("-preinit with -nonetlink is not supported: by ioctl, a device lives in the process that keeps it")
 	}
@@ -36,7 +39,14 @@ func (p *program) attachAlone(ctx context.Context, spec *supervise.Spec) int {
 	if err != nil {
 		return p.fail(ctx, err)
 	}
-	return p.tell(p.printDevice(i.Path()))
+	n := newNotifier(p)
+	if err := p.printDevice(i.Path()); err != nil || n == nil {
+		return p.tell(err)
+	}
+	defer n.end()
+	signals, stop := p.signals()
+	defer stop()
+	return p.stay(ctx, driver, i, n, signals, func() (text string, ok bool) { return i.Path() + ": kept by no process", true })
 }
 
 // connectAlone makes the connections and hands them to the kernel.
@@ -57,7 +67,7 @@ func (p *program) connectAlone(ctx context.Context, driver kernel.Driver, spec *
 		}
 		a.Index = i
 	}
-	want := max(spec.Connections, 1)
+	want, most := max(spec.Connections, 1), uint32(0)
 	for len(a.Sockets) < want {
 		f, info, err := p.socketFor(ctx, spec, u)
 		if err != nil {
@@ -72,9 +82,27 @@ func (p *program) connectAlone(ctx context.Context, driver kernel.Driver, spec *
 			closeAll(a.Sockets)
 			return 0, err
 		}
+		if info.BlockSizeTold {
+			most = info.BlockSize.MaxPayload
+		}
 	}
 	defer closeAll(a.Sockets)
-	return driver.Connect(ctx, a)
+	i, err := driver.Connect(ctx, a)
+	if err == nil {
+		p.limit(driver, i, most)
+	}
+	return i, err
+}
+
+// limit lets the kernel ask for no more at a time than the server takes, if it has said so.
+func (p *program) limit(driver kernel.Driver, i kernel.Index, most uint32) {
+	info, err := driver.Info(i)
+	if err != nil || most == 0 || int64(most) >= info.MaxRequest {
+		return
+	}
+	if err := driver.Tune(i, kernel.Tuning{MaxRequest: int64(most) &^ 4095}); err != nil {
+		p.log.Warn("long requests will fail: the server takes fewer bytes at a time than the kernel asks for", "most", most, "error", err)
+	}
 }
 
 // describe fills in what the server has told. It returns how many connections may be made.
@@ -120,13 +148,15 @@ func (p *program) socketFor(ctx context.Context, spec *supervise.Spec, u *uri.UR
 		f, err := fileOf(conn)
 		return f, nil, err
 	}
-	h, err := handshake.NewClient(ctx, conn)
+	// Servers of before 2011 speak before they are asked, and have no names.
+	setup := handshake.Setup{Oldstyle: u.Export == ""}
+	h, err := setup.Client(ctx, conn)
 	if err != nil {
 		conn.Close()
 		return nil, nil, fmt.Errorf("connect to %v: %w", u, err)
 	}
 	var a *handshake.Agreement
-	if spec.ExportName {
+	if spec.ExportName && !h.Oldstyle() {
 		a, err = h.ExportName(ctx, u.Export)
 	} else {
 		a, err = h.Negotiate(ctx, handshake.ClientConfig{Export: u.Export, NoExtended: true, NoStructured: true})

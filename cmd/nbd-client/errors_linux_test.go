@@ -207,6 +207,9 @@ func TestTLS(t *testing.T) {
 	authority := harness.NewAuthority(t, w.dir, "authority")
 	port := w.tlsServer(authority.Issue(t, "server", "server", "localhost"))
 	ca := authority.CA()
+	client := authority.Issue(t, "client", "client")
+	both := w.write("client-cert.pem", read(t, filepath.Join(client, "client-cert.pem"))+read(t, filepath.Join(client, "client-key.pem")))
+	w.write("ca-cert.pem", read(t, ca))
 	for _, c := range []struct {
 		args string
 		want string // of the errors; "" for success
@@ -215,6 +218,9 @@ func TestTLS(t *testing.T) {
 		{"-N disk localhost " + port + " -x", "name the authority by -A FILE"},
 		{"nbds://localhost:" + port + "/disk", "name the authority by -A FILE"},
 		{"-N disk localhost " + port + " -A " + ca, ""},
+		{"-N disk localhost " + port + " -A " + ca + " -F " + both + " -K " + both, ""},
+		{"-N disk localhost " + port + " -A " + ca + " -F " + ca + " -K " + both, "client certificate"},
+		{"nbds://localhost:" + port + "/disk?tls-certificates=" + w.dir, ""}, // the key is in the same file
 		{"-N disk 127.0.0.1 " + port + " -A " + ca + " -H elsewhere.example", "the certificate is for other names"},
 		{"-N disk 127.0.0.1 " + port + " -A " + ca + " -H localhost -y NORMAL:-VERS-TLS-ALL:+VERS-TLS1.2", ""},
 		{"-N disk localhost " + port + " --tls-without-verification-anyone-can-be-the-server", ""},
@@ -257,6 +263,16 @@ func TestSignals(t *testing.T) {
 	p.signal(os.Interrupt)
 	if status, _, errs := p.wait(); status != exitOK || w.attached(0) {
 		t.Errorf("after SIGINT: status %d, %s", status, errs)
+	}
+	// One that comes when the device has just been attached counts as well.
+	for i := range 5 {
+		p := w.start("-n", s.uri("disk"), "-i", fmt.Sprint(i), fmt.Sprintf("/dev/nbd%d", i%4))
+		p.await("attached device=")
+		p.signal(syscall.SIGTERM)
+		if status, _, errs := p.wait(); status != exitOK {
+			t.Errorf("after SIGTERM: status %d, %s", status, errs)
+		}
+		w.run("detach", fmt.Sprintf("nbd%d", i%4))
 	}
 }
 

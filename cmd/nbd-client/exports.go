@@ -2,21 +2,18 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 
 	"nbd.example/nbd/handshake"
-	"nbd.example/nbd/internal/opener"
+	"nbd.example/nbd/internal/vsocket"
 	"nbd.example/nbd/proto"
 	"nbd.example/nbd/supervise"
+	"nbd.example/nbd/supervise/tlsfiles"
 	"nbd.example/nbd/uri"
 )
 
@@ -66,8 +63,7 @@ func (p *program) list(ctx context.Context, u *uri.URI, spec *supervise.Spec) ([
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer in %v", limit))
 	defer cancel()
-	network, address := u.Dial()
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	conn, err := dial(ctx, u)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %v: %w", u, err)
 	}
@@ -78,11 +74,11 @@ func (p *program) list(ctx context.Context, u *uri.URI, spec *supervise.Spec) ([
 	}
 	defer h.Abort(ctx)
 	if u.TLS {
-		config, err := p.tlsConfig(u, spec.TLS)
+		source, err := tlsfiles.New(u, spec.TLS)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("connect to %v: %w", u, err)
 		}
-		if err := h.StartTLS(ctx, config); err != nil {
+		if err := h.StartTLS(ctx, source.Get()); err != nil {
 			return nil, fmt.Errorf("connect to %v: %w", u, err)
 		}
 	}
@@ -93,58 +89,13 @@ func (p *program) list(ctx context.Context, u *uri.URI, spec *supervise.Spec) ([
 	return list, nil
 }
 
-// maxPEM bounds a file of keys or certificates, in bytes.
-const maxPEM = 16 << 20
-
-// tlsConfig is what the list of exports is asked with.
-func (p *program) tlsConfig(u *uri.URI, files *supervise.TLSFiles) (*tls.Config, error) {
-	if files == nil {
-		files = &supervise.TLSFiles{}
+// dial connects to the server of a URI.
+func dial(ctx context.Context, u *uri.URI) (net.Conn, error) {
+	if u.Transport == uri.VSock {
+		return vsocket.Dial(ctx, vsocket.Addr{Context: u.CID, Port: u.Port})
 	}
-	f := *files
-	if dir := u.TLSCertificates; dir != "" && f.CA == "" {
-		f.CA = filepath.Join(dir, "ca-cert.pem")
-		if cert := filepath.Join(dir, "client-cert.pem"); f.Cert == "" && p.exists(cert) {
-			f.Cert, f.Key = cert, filepath.Join(dir, "client-key.pem")
-		}
-	}
-	c := &tls.Config{
-		MinVersion: f.MinVersion, MaxVersion: f.MaxVersion,
-		ServerName: u.Host, InsecureSkipVerify: f.Insecure || u.TLSVerifyPeer == uri.VerifyNo,
-	}
-	for _, name := range []string{u.TLSHostname, f.Name} {
-		if name != "" {
-			c.ServerName = name
-		}
-	}
-	if f.CA != "" {
-		text, err := opener.ReadFile(p.env.open, f.CA, maxPEM)
-		if err != nil {
-			return nil, fmt.Errorf("-cacertfile: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("-cacertfile: %s holds no certificate in PEM form", f.CA)
-		}
-	}
-	if f.Cert != "" {
-		cert, certErr := opener.ReadFile(p.env.open, f.Cert, maxPEM)
-		key, keyErr := opener.ReadFile(p.env.open, f.Key, maxPEM)
-		if err := errors.Join(certErr, keyErr); err != nil {
-			return nil, err
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf("-certfile %s and -keyfile %s: %w", f.Cert, f.Key, err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
-}
-
-func (p *program) exists(name string) bool {
-	_, err := p.env.open.Stat(name)
-	return err == nil
+	network, address := u.Dial()
+	return new(net.Dialer).DialContext(ctx, network, address)
 }
 
 // printable quotes text from a server if it holds what a terminal would obey.

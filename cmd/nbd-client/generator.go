@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/unit"
+
 	"nbd.example/nbd/internal/clientflags"
 	"nbd.example/nbd/internal/nbdtab"
 )
@@ -17,8 +19,9 @@ const partitions = 15
 
 // generate is a generator of systemd, see systemd.generator(7): for each device of nbdtab
 // it lets the units of the device, and of its partitions, start nbd@DEVICE.service, so
-// that a line of fstab is all that a mount needs. Those with the key auto are attached
-// at boot in any case.
+// that a line of fstab is all that a mount needs. One that has an identifier in nbdtab can
+// be called by its name in /dev/disk/by-nbd there. Those with the key auto are attached at
+// boot in any case.
 //
 // Errors go to the kernel's log if it was started as a generator, since nobody reads what
 // those say, and do no harm to other devices.
@@ -54,39 +57,80 @@ func (p *program) generate() int {
 // for the template by its name.
 const unitFolder = "/usr/lib/systemd/system/"
 
+// maxUnitName is how long the name of a unit may be, in bytes.
+const maxUnitName = 255
+
 // generateOne writes the links for one device, and a drop-in that says where they come
 // from.
 func generateOne(dir string, t *nbdtab.Table, e *nbdtab.Entry) error {
-	unit := "nbd@" + e.Device + ".service"
-	wants := []string{"dev-" + e.Device + ".device"}
-	for n := 1; n <= partitions; n++ {
-		wants = append(wants, fmt.Sprintf("dev-%sp%d.device", e.Device, n))
+	service := "nbd@" + e.Device + ".service"
+	nodes := deviceNodes(e)
+	var wanting []string
+	for _, node := range nodes {
+		wanting = append(wanting, unit.UnitNamePathEscape(node)+".device")
 	}
 	if e.Flags.Auto {
-		wants = append(wants, "remote-fs-pre.target")
+		wanting = append(wanting, "remote-fs.target")
 		if e.Flags.Swap {
-			wants = append(wants, "swap.target")
+			wanting = append(wanting, "swap.target")
 		}
 	}
-	for _, w := range wants {
+	for _, w := range wanting {
+		if len(w) > maxUnitName-len(".wants") {
+			continue // systemd knows no such unit
+		}
 		folder := filepath.Join(dir, w+".wants")
 		if err := os.MkdirAll(folder, 0o755); err != nil {
 			return err
 		}
-		err := os.Symlink(unitFolder+"nbd@.service", filepath.Join(folder, unit))
+		err := os.Symlink(unitFolder+"nbd@.service", filepath.Join(folder, service))
 		if err != nil && !os.IsExist(err) {
 			return err
 		}
 	}
-	folder := filepath.Join(dir, unit+".d")
+	folder := filepath.Join(dir, service+".d")
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("# Made by nbd-client --systemd-generator from %s, line %d.\n[Unit]\nSourcePath=%s\n", t.Name, e.Line, strings.ReplaceAll(t.Name, "%", "%%"))
-	if needsNetwork(e.Flags) {
-		text += "Wants=network-online.target\nAfter=network-online.target\n"
+	return os.WriteFile(filepath.Join(folder, "50-nbdtab.conf"), []byte(dropIn(t, e, nodes)), 0o644)
+}
+
+// deviceNodes returns the names by which a device and its partitions may be mounted.
+func deviceNodes(e *nbdtab.Entry) []string {
+	list := []string{"/dev/" + e.Device}
+	for n := 1; n <= partitions; n++ {
+		list = append(list, fmt.Sprintf("/dev/%sp%d", e.Device, n))
 	}
-	return os.WriteFile(filepath.Join(folder, "50-nbdtab.conf"), []byte(text), 0o644)
+	if e.Flags.Identifier == "" {
+		return list
+	}
+	name := linkFolder + linkName(e.Flags.Identifier)
+	list = append(list, name)
+	for n := 1; n <= partitions; n++ {
+		list = append(list, fmt.Sprintf("%s-part%d", name, n))
+	}
+	return list
+}
+
+// dropIn is what nbdtab adds to the service of a device.
+func dropIn(t *nbdtab.Table, e *nbdtab.Entry, nodes []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Made by nbd-client --systemd-generator from %s, line %d.\n[Unit]\n", t.Name, e.Line)
+	fmt.Fprintf(&b, "SourcePath=%s\n", strings.ReplaceAll(t.Name, "%", "%%"))
+	if needsNetwork(e.Flags) {
+		b.WriteString("Wants=network-online.target\n")
+	}
+	if !e.Flags.Swap {
+		return b.String()
+	}
+	// What is swapped on must be swapped off before it is detached. systemd has no target
+	// for that, as it has for file systems.
+	for _, node := range nodes {
+		if name := unit.UnitNamePathEscape(node) + ".swap"; len(name) <= maxUnitName {
+			fmt.Fprintf(&b, "Before=%s\n", name)
+		}
+	}
+	return b.String()
 }
 
 // needsNetwork reports whether the server is on another machine.

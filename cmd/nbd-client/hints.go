@@ -26,9 +26,9 @@ func (p *program) hints(ctx context.Context, err error) []string {
 	switch {
 	case errors.As(err, &busy):
 		return []string{"end what uses it, or let --force break it"}
-	case is(err, kernel.ErrBusy):
+	case errors.Is(err, kernel.ErrBusy):
 		return p.whoIsBusy(ctx)
-	case is(err, handshake.ErrUnknown, proto.RepErrUnknown.String()):
+	case errors.Is(err, handshake.ErrUnknown):
 		if strings.Contains(err.Error(), "the server has ") {
 			return []string{"name one of them by -N NAME"}
 		}
@@ -45,11 +45,11 @@ func (p *program) hints(ctx context.Context, err error) []string {
 // kernelHint is about what the kernel refuses.
 func (p *program) kernelHint(err error) string {
 	switch {
-	case is(err, kernel.ErrNoModule):
+	case errors.Is(err, kernel.ErrNoModule):
 		return "load it: modprobe nbd max_part=16; at each boot: echo nbd >/etc/modules-load.d/nbd.conf"
-	case is(err, kernel.ErrPermission):
+	case errors.Is(err, kernel.ErrPermission):
 		return "start it as root, in the first network namespace; containers need CAP_SYS_ADMIN and CAP_NET_ADMIN there"
-	case is(err, kernel.ErrNoDevice) && p.flags.Action == clientflags.Attach:
+	case errors.Is(err, kernel.ErrNoDevice) && p.flags.Action == clientflags.Attach:
 		return "leave the device away, and the kernel chooses one; the module's parameter nbds_max says how many there are from the start"
 	}
 	return ""
@@ -58,17 +58,19 @@ func (p *program) kernelHint(err error) string {
 // serverHint is about what the server refuses.
 func (p *program) serverHint(err error) string {
 	switch {
-	case is(err, handshake.ErrTLSRequired, proto.RepErrTLSReqd.String()):
+	case errors.Is(err, handshake.ErrTLSRequired):
 		return "the server needs TLS: add -x, and -A FILE unless the system trusts its certificate; in a URI write nbds in place of nbd"
-	case is(err, handshake.ErrPolicy, proto.RepErrPolicy.String()):
+	case errors.Is(err, handshake.ErrPolicy):
 		return "the server does not want this client, or does not list its exports: see allowlist and authfile there"
-	case is(err, handshake.ErrShutdown, proto.RepErrShutdown.String()):
+	case errors.Is(err, handshake.ErrShutdown):
 		return "the server is about to end: try again, or let --retry do so"
 	case errors.Is(err, handshake.ErrUnsupported) && p.flags.UsesTLS():
 		return "the server offers no TLS"
-	case is(err, handshake.ErrProtocol):
-		return "is it an NBD server that listens there? Servers from before 2010 speak the oldstyle negotiation, which has no names of exports; try -no-optgo with others"
-	case is(err, handshake.ErrHungUp):
+	case errors.Is(err, proto.ErrOldstyle):
+		return "a server of before 2011, or one told to be like it: it knows neither names of exports nor TLS; leave -N and the options of TLS away"
+	case errors.Is(err, handshake.ErrProtocol):
+		return "is it an NBD server that listens there? Old ones may lose their step at NBD_OPT_GO: try -no-optgo"
+	case errors.Is(err, handshake.ErrHungUp):
 		return "the server has ended the connection without a word: does it allow this client? Its log tells"
 	}
 	return ""
@@ -104,7 +106,7 @@ func (p *program) networkHint(err error) string {
 	switch {
 	case errors.As(err, &dns):
 		return "is the name right? Commands are the first word of the command line, see --help"
-	case is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nobody listens there: is nbd-server running, and is that its port? The default is " + clientflags.DefaultPort
 	case errors.Is(err, fs.ErrNotExist) && p.flags.Unix:
 		return "there is no such socket: is the server running, and is that its unixsock?"
@@ -112,20 +114,6 @@ func (p *program) networkHint(err error) string {
 		return "--connect-timeout gives a slow server more time, --retry waits for one that comes later"
 	}
 	return ""
-}
-
-// is reports whether err is target. One that comes from another process, the supervisor,
-// is only a text: then words that target's errors have tell it.
-func is(err, target error, words ...string) bool {
-	if errors.Is(err, target) {
-		return true
-	}
-	for _, w := range append(words, target.Error()) {
-		if strings.Contains(err.Error(), w) {
-			return true
-		}
-	}
-	return false
 }
 
 // whoIsBusy says who has the device that the command line names.

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"nbd.example/nbd/internal/clientflags"
 	"nbd.example/nbd/internal/memlock"
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/supervise"
@@ -17,14 +18,13 @@ import (
 
 // keeper is a process that keeps devices.
 type keeper struct {
-	p       *program
-	s       *supervise.Supervisor
-	driver  kernel.Driver
-	signals <-chan os.Signal
-	self    string // this program's file
-	// background says that the process has no terminal; swap that it is prepared for it.
-	background, swap bool
-	notifier         *notifier
+	p          *program
+	s          *supervise.Supervisor
+	driver     kernel.Driver
+	signals    <-chan os.Signal
+	self       string // this program's file
+	background bool   // the process has no terminal
+	notifier   *notifier
 	// service says that the process stays when there is nothing to keep.
 	service bool
 	stopped func()
@@ -42,17 +42,13 @@ const closeLimit = 20 * time.Second
 // newKeeper opens the driver and starts to supervise. Before, it prepares for swap if it
 // is told to.
 func (p *program) newKeeper(ctx context.Context, swap bool) (*keeper, error) {
-	k := &keeper{p: p, swap: swap, background: p.child != nil, followed: map[*supervise.Device]bool{}, changed: make(chan struct{}, 1)}
-	k.listenToSignals()
+	k := &keeper{p: p, background: p.child != nil, followed: map[*supervise.Device]bool{}, changed: make(chan struct{}, 1)}
+	k.signals, k.stopped = p.signals()
 	if swap {
-		warnings, err := memlock.Lock(memlock.Options{RaiseReserve: p.flags.RaiseReserve})
-		for _, w := range warnings {
-			p.log.Warn(w.String())
+		if err := p.lockMemory(); err != nil {
+			return nil, err
 		}
-		if err != nil {
-			return nil, fmt.Errorf("prepare for swap: %w", err)
-		}
-		p.warnOfTLS()
+		p.warnOfTLS(p.flags)
 	}
 	var err error
 	if k.self, err = os.Executable(); err != nil {
@@ -77,18 +73,31 @@ func (p *program) newKeeper(ctx context.Context, swap bool) (*keeper, error) {
 	return k, nil
 }
 
+// lockMemory prepares the process for swap, once.
+func (p *program) lockMemory() error {
+	if p.swap.Swap(true) {
+		return nil
+	}
+	warnings, err := p.env.lockMemory(memlock.Options{RaiseReserve: p.flags.RaiseReserve})
+	for _, w := range warnings {
+		p.log.Warn(w.String())
+	}
+	if err != nil {
+		return fmt.Errorf("prepare for swap: %w", err)
+	}
+	return nil
+}
+
 // warnOfTLS says what no program can help.
-func (p *program) warnOfTLS() {
-	if p.flags.UsesTLS() {
+func (p *program) warnOfTLS(f *clientflags.Flags) {
+	if f.UsesTLS() {
 		p.log.Warn("swapping over TLS can hang when memory is short: the network's memory is not reserved for the process that decrypts; better swap over a network that needs no TLS")
 	}
 }
 
 // end gives up what is left.
 func (k *keeper) end() {
-	if k.stopped != nil {
-		k.stopped()
-	}
+	k.stopped()
 	if k.s != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 		defer cancel()
@@ -103,29 +112,30 @@ func (k *keeper) end() {
 	k.p.logs.Flush(time.Second)
 }
 
-// listenToSignals takes signals from now on.
-func (k *keeper) listenToSignals() {
-	if k.p.env.signals != nil {
-		k.signals = k.p.env.signals
-		return
+// signals takes signals from now on, until stop is called.
+func (p *program) signals() (signals <-chan os.Signal, stop func()) {
+	if p.env.signals != nil {
+		return p.env.signals, func() {}
 	}
 	c := make(chan os.Signal, 8)
 	signal.Notify(c, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	k.signals, k.stopped = c, func() { signal.Stop(c) }
+	return c, func() { signal.Stop(c) }
 }
 
 // stopOnSignal lets a signal end ctx while the device is attached. The function that
-// it returns ends that.
-func (k *keeper) stopOnSignal(ctx *context.Context) (stop func()) {
+// it returns ends that, and returns the signal that came, if one did: perhaps too late.
+func (k *keeper) stopOnSignal(ctx *context.Context) (stop func() os.Signal) {
 	inner, cancel := context.WithCancelCause(*ctx)
 	*ctx = inner
 	done := make(chan struct{})
+	var came os.Signal
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
 			select {
 			case sig := <-k.signals:
 				if sig == os.Interrupt || sig == syscall.SIGTERM && !k.p.flags.IgnoreTerm {
+					came = sig
 					cancel(fmt.Errorf("stopped: %v", sig))
 				}
 			case <-done:
@@ -133,7 +143,12 @@ func (k *keeper) stopOnSignal(ctx *context.Context) (stop func()) {
 			}
 		}
 	})
-	return func() { close(done); wg.Wait(); cancel(nil) }
+	return func() os.Signal {
+		close(done)
+		wg.Wait()
+		cancel(nil)
+		return came
+	}
 }
 
 // keep keeps the devices until none is left, or a signal comes.
@@ -198,7 +213,28 @@ func (k *keeper) signal(ctx context.Context, sig os.Signal) (done bool, status i
 		k.p.log.Info("ignored: " + sig.String())
 		return false, 0
 	}
-	return true, k.close(k.outlives(), sig.String())
+	keep := k.outlives()
+	if keep && k.p.env.stopping(ctx) {
+		k.detachUnused(ctx)
+	}
+	return true, k.close(keep, sig.String())
+}
+
+// detachUnused detaches what nobody uses, for a machine that goes down: no next process
+// will come, and the servers are told that they will not be asked again. What is in use
+// stays attached, so that it can still be unmounted.
+func (k *keeper) detachUnused(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, closeLimit)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, d := range k.s.Devices() {
+		wg.Go(func() {
+			if err := d.Detach(ctx, false); err != nil && !isDetached(err) {
+				k.p.log.Info("left attached, while the system goes down", "error", err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // outlives reports whether the devices are to live on without this process. Those of the
@@ -285,6 +321,11 @@ func (k *keeper) follow() {
 			continue
 		}
 		k.followed[d] = true
+		if d.Status().Spec.Swap { // it may come from a process before, or another one
+			if err := k.p.lockMemory(); err != nil {
+				k.p.log.Error("this process keeps swap, and is not prepared for that", "device", d.Index().Path(), "error", err)
+			}
+		}
 		k.p.env.announce(d.Index())
 		go func() {
 			for {

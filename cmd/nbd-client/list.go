@@ -30,8 +30,12 @@ type description struct {
 	PID        int      `json:"pid,omitempty"`
 	Since      string   `json:"since,omitempty"`
 	// InFlight counts the requests that the kernel waits for.
-	InFlight    *inFlight              `json:"in_flight,omitempty"`
-	Reconnects  int                    `json:"reconnects"`
+	InFlight   *inFlight `json:"in_flight,omitempty"`
+	Reconnects int       `json:"reconnects"`
+	// Asked says that the server has said which instance of the export it serves, or that
+	// it names none. Otherwise nobody would notice that the disk is replaced.
+	Asked       bool                   `json:"asked"`
+	Instance    string                 `json:"instance,omitempty"`
 	Connections []supervise.Connection `json:"connections,omitempty"`
 	Partitions  []string               `json:"partitions,omitempty"`
 	Holders     []string               `json:"holders,omitempty"`
@@ -64,6 +68,7 @@ func describeView(v *view) *description {
 	}
 	if s := v.state; s != nil && v.phase() != "detached" {
 		d.URIs, d.Serve, d.Reconnects, d.Connections = s.Spec.URIs, s.Spec.Serve, s.Reconnects, s.Connections
+		d.Asked, d.Instance = s.Seen.Asked, s.Seen.Instance
 		if v.kept() {
 			d.Reason = s.Reason
 		}
@@ -200,6 +205,10 @@ func (p *program) printStatus(d *description) error {
 		line("process", fmt.Sprintf("%d keeps it", d.PID))
 	case d.PID != 0:
 		line("process", fmt.Sprintf("none keeps it; attached by %d", d.PID))
+	}
+	line("instance", printable(d.Instance))
+	if d.Kept && !d.Asked {
+		line("instance", "not verified: the server does not answer on a second connection, so nobody would notice that its disk is replaced")
 	}
 	line("since", d.Since)
 	for _, c := range d.Connections {

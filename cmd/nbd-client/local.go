@@ -59,7 +59,7 @@ func (p *program) local(_ context.Context, text string, readOnly bool) (supervis
 // localLimits bounds what requests take. Swap is written when memory is short: whatever is
 // taken for it, beyond what the process has locked already, may not be there.
 func (p *program) localLimits() transmission.Config {
-	if !p.flags.Swap {
+	if !p.swap.Load() {
 		return transmission.Config{}
 	}
 	return transmission.Config{MaxBuffered: 4 << 20, Memory: transmission.NewMemory(8 << 20), Workers: 8}

@@ -99,17 +99,26 @@ func (p *program) detachOne(ctx context.Context, driver kernel.Driver, name stri
 		p.log.Warn(v.index.Path() + " is in use: " + users)
 	}
 	if v.kept() {
+		if users != "" && !force {
+			// What this process sees, the one that keeps the device may not: the client of a
+			// root file system lives in a root of its own.
+			return &supervise.BusyError{Info: *v.info}
+		}
 		done, err := p.detachKept(ctx, driver, v, force)
-		if err != nil && p.isGone(ctx, driver, v.index) {
+		switch {
+		case err != nil && p.isGone(ctx, driver, v.index):
 			// The process may have ended before it could answer.
 			return p.awaitGone(ctx, driver, v.index)
-		}
-		if done {
+		case err != nil && force:
+			p.log.Warn(fmt.Sprintf("process %d, which keeps it, does not detach %s: %v", v.process(), v.index.Path(), err))
+		case done:
 			return err
 		}
 	}
-	if users != "" && !force {
-		return &supervise.BusyError{Info: *v.info}
+	if !force {
+		if err := p.unused(ctx, driver, v.index); err != nil {
+			return err
+		}
 	}
 	if err := driver.Disconnect(ctx, v.index); err != nil && !errors.Is(err, kernel.ErrNotConnected) {
 		return err
@@ -117,20 +126,67 @@ func (p *program) detachOne(ctx context.Context, driver kernel.Driver, name stri
 	return p.awaitGone(ctx, driver, v.index)
 }
 
+// openLimit is how long others may have a device open before it counts as in use: udev and
+// its like open it for a moment.
+const openLimit = 3 * time.Second
+
+// unused waits for a moment in which nobody uses a device, if that may come soon.
+func (p *program) unused(ctx context.Context, driver kernel.Driver, i kernel.Index) error {
+	limit, cancel := context.WithTimeoutCause(ctx, openLimit, errTime)
+	defer cancel()
+	var info *kernel.Info
+	claimed := false
+	err := poll(limit, func() (bool, error) {
+		var err error
+		if info, err = driver.Info(i); err != nil {
+			return false, err
+		}
+		if len(info.Mounts)+len(info.Holders) > 0 || info.Swap {
+			return false, &supervise.BusyError{Info: *info}
+		}
+		if info.Openers == nil {
+			p.env.openers(info)
+		}
+		if len(info.Openers) > 0 {
+			return false, nil
+		}
+		err = driver.Claim(limit, i)
+		if errors.Is(err, kernel.ErrBusy) {
+			claimed = true
+			return false, nil
+		}
+		return true, err
+	})
+	switch {
+	case errors.Is(err, errTime) && (claimed || info.Users() != ""):
+		info.Claimed = claimed
+		return &supervise.BusyError{Info: *info}
+	case errors.Is(err, kernel.ErrNoDevice), errors.Is(err, syscall.ENXIO): // it has just gone
+		return nil
+	case err == nil, errors.Is(err, kernel.ErrBusy):
+		return err
+	}
+	return fmt.Errorf("whether it is in use cannot be found out: %w; --force detaches it all the same", err)
+}
+
 // keeperLimit bounds the wait for a process that runs, but does not listen yet: it has
-// been started, or starts anew.
+// been started, or starts anew; and for one that is told to detach by force.
 const keeperLimit = 10 * time.Second
 
 // detachKept asks the process that keeps the device. It reports whether there is one
 // that answers.
 func (p *program) detachKept(ctx context.Context, driver kernel.Driver, v *view, force bool) (done bool, err error) {
-	limit, cancel := context.WithTimeoutCause(ctx, keeperLimit, errTime)
+	limit, cancel := context.WithTimeoutCause(ctx, p.env.keeper, errTime)
 	defer cancel()
 	err = poll(limit, func() (bool, error) {
 		if !v.kept() {
 			return true, nil
 		}
-		again, err := p.askToDetach(ctx, v, force)
+		patient := ctx
+		if force {
+			patient = limit
+		}
+		again, err := p.askToDetach(patient, v, force)
 		if !again {
 			done = true
 			return true, err
@@ -139,7 +195,7 @@ func (p *program) detachKept(ctx context.Context, driver kernel.Driver, v *view,
 		return false, nil
 	})
 	if errors.Is(err, errTime) {
-		p.log.Warn("the process that keeps the device does not listen", "pid", v.process())
+		p.log.Warn("the process that keeps the device does not answer", "pid", v.process())
 		return false, nil
 	}
 	return done, err
@@ -171,10 +227,16 @@ func (p *program) askToDetach(ctx context.Context, v *view, force bool) (again b
 	return false, err
 }
 
-// isGone reports whether the kernel has let go of a device.
+// isGone reports whether the kernel has let go of a device. One that is not attached is
+// connected all the same, by its status, while somebody has it open, as udev has; so the
+// system is asked as well.
 func (p *program) isGone(ctx context.Context, driver kernel.Driver, i kernel.Index) bool {
 	st, err := driver.Status(ctx, i)
-	return errors.Is(err, kernel.ErrNoDevice) || err == nil && !st.Connected
+	if errors.Is(err, kernel.ErrNoDevice) || err == nil && !st.Connected {
+		return true
+	}
+	info, err := driver.Info(i)
+	return errors.Is(err, kernel.ErrNoDevice) || err == nil && info.PID == 0
 }
 
 // awaitGone waits until nothing is left of an attachment. One that is detached, but

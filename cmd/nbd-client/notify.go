@@ -1,6 +1,10 @@
 package main
 
 import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -69,4 +73,16 @@ func (n *notifier) end() {
 	if n != nil && n.ticker != nil {
 		n.ticker.Stop()
 	}
+}
+
+// systemStops asks systemd whether the machine is going down. Other service managers have
+// no such question.
+func systemStops(ctx context.Context) bool {
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output() // it fails unless all is well
+	return strings.TrimSpace(string(out)) == "stopping"
 }

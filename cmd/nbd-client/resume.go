@@ -35,7 +35,7 @@ func (k *keeper) upgrade(ctx context.Context) error {
 	if k.background {
 		words = append(words, "background")
 	}
-	if k.swap {
+	if k.p.swap.Load() {
 		words = append(words, "swap")
 	}
 	args := append([]string{k.p.env.name}, k.p.args...)

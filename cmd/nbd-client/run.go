@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"nbd.example/nbd/chain/core"
 	"nbd.example/nbd/internal/clientflags"
 	"nbd.example/nbd/internal/daemon"
+	"nbd.example/nbd/internal/memlock"
 	"nbd.example/nbd/internal/nbdtab"
 	"nbd.example/nbd/internal/opener"
 	"nbd.example/nbd/internal/proglog"
@@ -51,12 +53,23 @@ type environment struct {
 	signals <-chan os.Signal
 	// inherited are sockets of an earlier process.
 	inherited func() []supervise.Socket
+	// stopping reports whether the machine is going down.
+	stopping func(context.Context) bool
+	// lockMemory prepares the process for swap.
+	lockMemory func(memlock.Options) ([]memlock.Warning, error)
+	// look is how often a device is looked at that this process does not keep.
+	look time.Duration
+	// keeper is how long who keeps a device is waited for, where that can be helped.
+	keeper time.Duration
+	// openers adds who has a device open.
+	openers func(*kernel.Info)
 }
 
 func systemEnv() *environment {
 	return &environment{
 		name: os.Args[0], stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, open: opener.Here(),
 		driver: openDriver, loadModule: kernel.LoadModule, inherited: supervise.Inherit, announce: announce,
+		stopping: systemStops, lockMemory: memlock.Lock, look: stayLook, keeper: keeperLimit, openers: kernel.System{}.AddOpeners,
 	}
 }
 
@@ -68,6 +81,7 @@ type program struct {
 	logs  *proglog.Log
 	log   *slog.Logger
 	child *daemon.Child
+	swap  atomic.Bool // the process is prepared for swap
 }
 
 // run is the whole program. It returns the status to exit with.

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"nbd.example/nbd/internal/daemon"
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/supervise"
 )
@@ -28,14 +29,7 @@ func (p *program) supervisor(ctx context.Context) int {
 	if err != nil {
 		return p.fail(ctx, err)
 	}
-	before, err := p.takeOver(ctx)
-	if err != nil {
-		return p.fail(ctx, err)
-	}
-	if len(before) > 0 {
-		own := p.env.inherited
-		p.env.inherited = func() []supervise.Socket { return append(own(), before...) }
-	}
+	// Whatever can go wrong with this process goes wrong before it takes anything over.
 	k, err := p.newKeeper(ctx, p.flags.Swap || swap)
 	if err != nil {
 		return p.fail(ctx, err)
@@ -45,8 +39,7 @@ func (p *program) supervisor(ctx context.Context) int {
 	t := time.NewTicker(lookEvery)
 	defer t.Stop()
 	k.look = t.C
-	// First, so that the files of what is adopted say where to find this process.
-	if err := k.s.Listen(supervise.ServicePath(p.dir())); err != nil {
+	if err := k.replace(ctx); err != nil {
 		return p.fail(ctx, err)
 	}
 	devices, err := k.s.Adopt(ctx)
@@ -67,19 +60,41 @@ func (p *program) supervisor(ctx context.Context) int {
 	return status
 }
 
-// takeOver takes the devices of a service that runs already: the new one replaces it.
-func (p *program) takeOver(ctx context.Context) ([]supervise.Socket, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer in %v", patience))
+// replace takes the place of a service that runs already, and takes over its devices.
+func (k *keeper) replace(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errTime)
 	defer cancel()
-	sockets, err := supervise.TakeOver(ctx, supervise.ServicePath(p.dir()))
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, nil
+	path := supervise.ServicePath(k.p.dir())
+	took := false
+	var failed error
+	err := poll(ctx, func() (bool, error) {
+		failed = k.s.TakeOver(ctx, path)
+		switch {
+		case failed == nil:
+			took = true
+			k.p.log.Info("took over from the supervisor that ran before")
+		case errors.Is(failed, os.ErrNotExist), errors.Is(failed, syscall.ECONNREFUSED):
+		case errors.Is(failed, supervise.ErrClosed), errors.Is(failed, supervise.ErrHandedOver), errors.Is(failed, supervise.ErrHungUp):
+			return false, nil // it ends, or makes way for another one
+		default:
+			return false, fmt.Errorf("take the devices of the supervisor that runs already: %w", failed)
+		}
+		// Before anything is adopted, so that its file says where to find this process.
+		failed = k.s.Listen(path)
+		if errors.Is(failed, daemon.ErrInUse) {
+			return false, nil // yet another one was faster
+		}
+		return failed == nil, failed
+	})
+	switch {
+	case err == nil:
+	case took:
+		k.p.log.Error("the devices are kept, but nobody can ask this process for anything", "error", err)
+		return nil
+	case errors.Is(err, errTime):
+		err = fmt.Errorf("take the place of the supervisor that runs already: not possible for %v: %w", patience, failed)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("take the devices of the supervisor that runs already: %w", err)
-	}
-	p.log.Info("took over from the supervisor that ran before", "sockets", len(sockets))
-	return sockets, nil
+	return err
 }
 
 // autos returns the devices of nbdtab that are to be attached at boot, and whether one
@@ -108,7 +123,10 @@ func (p *program) autos() (list []*supervise.Spec, swap bool, err error) {
 			continue
 		}
 		spec.Wait = true
-		swap = swap || f.Swap
+		if f.Swap {
+			swap = true
+			p.warnOfTLS(f)
+		}
 		list = append(list, spec)
 	}
 	return list, swap, nil
@@ -140,7 +158,10 @@ func (k *keeper) attachAll(ctx context.Context, wg *sync.WaitGroup, specs []*sup
 
 // reload reads nbdtab again, and attaches what has come to it.
 func (p *program) reload(ctx context.Context, k *keeper, wg *sync.WaitGroup) {
-	specs, _, err := p.autos()
+	specs, swap, err := p.autos()
+	if err == nil && swap {
+		err = p.lockMemory()
+	}
 	if err != nil {
 		p.logLines(err)
 		return

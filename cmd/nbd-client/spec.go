@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"nbd.example/nbd/chain"
 	"nbd.example/nbd/internal/clientflags"
 	"nbd.example/nbd/internal/tlsprio"
 	"nbd.example/nbd/kernel"
@@ -36,7 +37,7 @@ func (p *program) spec(f *clientflags.Flags) (*supervise.Spec, error) {
 		s.Device = i.Path()
 	}
 	if f.Serve != "" {
-		text, err := p.chain(f.Serve)
+		text, err := p.chain(f.Serve, f.Swap)
 		s.Serve = text
 		return s, err
 	}
@@ -46,9 +47,18 @@ func (p *program) spec(f *clientflags.Flags) (*supervise.Spec, error) {
 	return s, nil
 }
 
-// chain reads a chain and writes it so that it means the same in every folder.
-func (p *program) chain(text string) (string, error) {
+// chain reads a chain and writes it so that it means the same in every folder. What is
+// swapped on goes past the page cache, which would grow by what swapping sets free.
+func (p *program) chain(text string, swap bool) (string, error) {
 	spec, err := p.registry().Parse(text)
+	if err == nil && swap {
+		switch name, args := spec.Backend(); {
+		case name != chain.FileElement && name != "multi":
+			p.log.Warn("swap on " + name + " sets no memory free: serve a block device, or a file")
+		case !args.Bool("direct"):
+			spec, err = spec.Set(map[string]string{"direct": "true"})
+		}
+	}
 	if err != nil {
 		return "", fmt.Errorf("--serve: %w", err)
 	}

@@ -5,10 +5,14 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"nbd.example/nbd/kernel"
 )
+
+// linkFolder is where the rules of udev make links.
+const linkFolder = "/dev/disk/by-nbd/"
 
 // maxName bounds a name in /dev/disk/by-nbd, in bytes, so that "-part15" fits behind it.
 const maxName = 240
@@ -36,11 +40,15 @@ func (p *program) udev(ctx context.Context) int {
 	return p.tell(err)
 }
 
-// announce has udev look at a device once more. The kernel tells of a new device before
-// it shows the identifier, of which its links are made. Where there is no udev, or no
-// right to do so, nothing is lost.
+// announce has udev look at a device and its partitions once more. The kernel tells of a
+// new device before it shows the identifier, of which their links are made. Where there
+// is no udev, or no right to do so, nothing is lost.
 func announce(i kernel.Index) {
-	_ = os.WriteFile("/sys/block/"+i.Name()+"/uevent", []byte("change"), 0)
+	dir := "/sys/block/" + i.Name()
+	partitions, _ := filepath.Glob(dir + "/" + i.Name() + "p*/uevent") // the pattern is a good one
+	for _, path := range append([]string{dir + "/uevent"}, partitions...) {
+		_ = os.WriteFile(path, []byte("change"), 0)
+	}
 }
 
 // linkName encodes an identifier as a file's name, one to one: what udev does not take

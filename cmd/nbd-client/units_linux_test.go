@@ -1,16 +1,22 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"nbd.example/nbd/internal/testgate"
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise"
 )
 
 // root is the folder of the module.
@@ -191,7 +197,7 @@ func TestUdev(t *testing.T) {
 // TestGenerator: what systemd finds after the generator has run.
 func TestGenerator(t *testing.T) {
 	w := newWorld(t)
-	w.write("nbdtab", "nbd0 server disk auto,swap\nnbd1 /run/sock x unix\nnbd2 nbd+unix:///x?socket=/s\nwrong line\nnbd3 nbd://h/x auto\n")
+	w.write("nbdtab", "nbd0 server disk auto,swap\nnbd1 /run/sock x unix\nnbd2 nbd+unix:///x?socket=/s\nwrong line\nnbd3 nbd://h/x auto,identifier=my-x\n")
 	dir := t.TempDir()
 	status, out, errs := w.run("--systemd-generator", dir, dir, dir)
 	if status != exitError || out != "" || !strings.Contains(errs, `nbdtab:4: "wrong" is not the name of an NBD device`) {
@@ -208,15 +214,16 @@ func TestGenerator(t *testing.T) {
 		return nil
 	})
 	for _, want := range []string{
-		"dev-nbd0.device.wants/nbd@nbd0.service", "remote-fs-pre.target.wants/nbd@nbd0.service", "swap.target.wants/nbd@nbd0.service", "nbd@nbd0.service.d/50-nbdtab.conf",
-		"dev-nbd1.device.wants/nbd@nbd1.service", "dev-nbd1p2.device.wants/nbd@nbd1.service", "remote-fs-pre.target.wants/nbd@nbd3.service",
+		"dev-nbd0.device.wants/nbd@nbd0.service", "remote-fs.target.wants/nbd@nbd0.service", "swap.target.wants/nbd@nbd0.service", "nbd@nbd0.service.d/50-nbdtab.conf",
+		`dev-disk-by\x2dnbd-my\x2dx.device.wants/nbd@nbd3.service`, `dev-disk-by\x2dnbd-my\x2dx\x2dpart2.device.wants/nbd@nbd3.service`,
+		"dev-nbd1.device.wants/nbd@nbd1.service", "dev-nbd1p2.device.wants/nbd@nbd1.service", "remote-fs.target.wants/nbd@nbd3.service",
 	} {
 		if !slices.Contains(names, want) {
 			t.Errorf("%s is missing", want)
 		}
 	}
 	for _, name := range names {
-		if strings.HasPrefix(name, "remote-fs-pre.target.wants/nbd@nbd1") || strings.HasPrefix(name, "swap.target.wants/nbd@nbd3") {
+		if strings.HasPrefix(name, "remote-fs.target.wants/nbd@nbd1") || strings.HasPrefix(name, "swap.target.wants/nbd@nbd3") {
 			t.Errorf("%s is there", name)
 		}
 	}
@@ -228,6 +235,11 @@ func TestGenerator(t *testing.T) {
 		if strings.Contains(text, "network-online.target") != network {
 			t.Errorf("%s: %s", name, text)
 		}
+		for _, swap := range []string{name, name + "p1"} {
+			if strings.Contains(text, "\nBefore=dev-"+swap+".swap\n") != (name == "nbd0") {
+				t.Errorf("%s: %s", name, text)
+			}
+		}
 	}
 	// A second time changes nothing.
 	if status, _, errs := w.run("--systemd-generator", dir); status != exitError || strings.Contains(errs, "exists") {
@@ -236,4 +248,95 @@ func TestGenerator(t *testing.T) {
 	if !isGenerator("/usr/lib/systemd/system-generators/nbd-generator") || isGenerator("/usr/sbin/nbd-client") {
 		t.Error("the generator is not known by its name")
 	}
+}
+
+// TestLongIdentifier: a name that is too long for a unit is left out.
+func TestLongIdentifier(t *testing.T) {
+	w := newWorld(t)
+	w.write("nbdtab", "nbd0 server disk auto,swap,identifier="+strings.Repeat("-", maxName)+"\n")
+	dir := t.TempDir()
+	if status, _, errs := w.run("--systemd-generator", dir); status != exitOK {
+		t.Errorf("status %d, %s", status, errs)
+	}
+	if text := read(t, filepath.Join(dir, "nbd@nbd0.service.d", "50-nbdtab.conf")); strings.Contains(text, "by\\x2dnbd") {
+		t.Error(text)
+	}
+}
+
+// TestGoingDown: when the machine goes down, what nobody uses is detached.
+func TestGoingDown(t *testing.T) {
+	w := newWorld(t)
+	s := w.serve(map[string]int64{"disk": 1 << 20, "mounted": 1 << 20})
+	w.write("nbdtab", fmt.Sprintf("nbd0 %s auto\nnbd1 %s auto\n", s.uri("disk"), s.uri("mounted")))
+	p := w.start("supervisor")
+	p.await("attached device=/dev/nbd0")
+	p.await("attached device=/dev/nbd1")
+	w.device(1).SetInfo(func(i *kernel.Info) { i.Mounts = []string{"/mnt"} })
+	w.stopping = true
+	p.signal(syscall.SIGTERM)
+	if status, _, errs := p.wait(); status != exitOK || w.attached(0) || !w.attached(1) {
+		t.Errorf("status %d, the idle device is attached: %t, the mounted one: %t; %s", status, w.attached(0), w.attached(1), errs)
+	}
+}
+
+// TestStay: under a service manager, a process that does not keep its device lives as long
+// as that is attached, and fails when nobody keeps it any more.
+func TestStay(t *testing.T) {
+	testgate.Requires(t, testgate.Program("sleep"))
+	w := newWorld(t)
+	s := w.serve(map[string]int64{"disk": 1 << 20})
+	p := w.start("-n", s.uri("disk"), "nbd1")
+	p.await("/dev/nbd1\n")
+	p.signal(syscall.SIGTERM)
+	p.wait()
+	keeper := exec.Command(testgate.Find("sleep"), "3600")
+	if err := keeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() { keeper.Process.Kill(); keeper.Wait() })
+	defer end()
+	w.keptBy(1, keeper.Process.Pid)
+	w.env["NOTIFY_SOCKET"] = "@nobody"
+	q := w.start("-n", s.uri("disk"), "nbd1")
+	q.await("/dev/nbd1\n")
+	q.signal(syscall.SIGTERM)
+	if status, _, errs := q.wait(); status != exitOK || !w.attached(1) {
+		t.Errorf("after SIGTERM: status %d, %s", status, errs)
+	}
+	q = w.start("-n", s.uri("disk"), "nbd1")
+	q.await("/dev/nbd1\n")
+	end()
+	if status, _, errs := q.wait(); status != exitError || !strings.Contains(errs, "kept by no process") || !w.attached(1) {
+		t.Errorf("after the keeper's end: status %d, %s", status, errs)
+	}
+	alone := w.start("-n", "--no-supervise", s.uri("disk"), "nbd2")
+	alone.await("/dev/nbd2\n")
+	if status, _, errs := w.run("detach", "nbd2"); status != exitOK {
+		t.Errorf("detach: status %d, %s", status, errs)
+	}
+	if status, _, errs := alone.wait(); status != exitOK {
+		t.Errorf("after the device was detached: status %d, %s", status, errs)
+	}
+}
+
+// keptBy lets a device's file say that another process keeps it.
+func (w *world) keptBy(i kernel.Index, pid int) {
+	w.t.Helper()
+	states, err := supervise.States(filepath.Join(w.dir, "run"))
+	if err != nil || len(states) != 1 || states[0].Index != i {
+		w.t.Fatalf("states: %+v, %v", states, err)
+	}
+	stat := read(w.t, fmt.Sprintf("/proc/%d/stat", pid))
+	_, fields, _ := strings.Cut(stat, ") ")
+	start, err := strconv.ParseUint(strings.Fields(fields)[22-3], 10, 64) // proc(5)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	st := states[0]
+	st.Phase, st.Process = supervise.Attached, supervise.Process{PID: pid, Start: start}
+	text, err := json.Marshal(st)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.write("run/"+i.Name()+".json", string(text))
 }

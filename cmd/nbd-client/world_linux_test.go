@@ -12,11 +12,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"nbd.example/nbd/backend/memory"
 	"nbd.example/nbd/block"
+	"nbd.example/nbd/internal/memlock"
 	"nbd.example/nbd/internal/opener"
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/kernel/kerneltest"
@@ -35,6 +37,14 @@ type world struct {
 	env    map[string]string
 	// loaded is false for a kernel without the module.
 	loaded bool
+	// locked counts the processes that have prepared for swap.
+	locked atomic.Int32
+	// stopping is true when the machine goes down.
+	stopping bool
+	// keeper is how long who keeps a device is waited for.
+	keeper time.Duration
+	// openers adds who has a device open.
+	openers func(*kernel.Info)
 }
 
 func newWorld(t *testing.T) *world {
@@ -44,7 +54,8 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	w := &world{t: t, dir: dir, kernel: kerneltest.New(kerneltest.Config{Devices: 4}), env: map[string]string{}, loaded: true}
+	w := &world{t: t, dir: dir, kernel: kerneltest.New(kerneltest.Config{Devices: 4}), env: map[string]string{}, loaded: true, keeper: hang}
+	w.openers = func(info *kernel.Info) { info.Openers = []kernel.Opener{} }
 	t.Cleanup(func() { w.kernel.Close() })
 	w.write("nbdtab", "")
 	return w
@@ -86,6 +97,11 @@ func (w *world) environment(stdout, stderr *os.File, signals chan os.Signal) *en
 		announce:   func(kernel.Index) {},
 		signals:    signals,
 		inherited:  func() []supervise.Socket { return nil },
+		stopping:   func(context.Context) bool { return w.stopping },
+		lockMemory: func(memlock.Options) ([]memlock.Warning, error) { w.locked.Add(1); return nil, nil },
+		look:       10 * time.Millisecond,
+		keeper:     w.keeper,
+		openers:    w.openers,
 	}
 }
 

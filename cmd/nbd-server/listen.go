@@ -173,6 +173,9 @@ func closeAll[L net.Listener](list []L) {
 
 // listenTCP listens on one address. No host stands for all addresses.
 func listenTCP(ctx context.Context, a nbdconf.Address) (list []net.Listener, err error) {
+	if _, err := net.DefaultResolver.LookupPort(ctx, "tcp", a.Port); err != nil {
+		return nil, fmt.Errorf("listen on %q: it is neither the number of a port nor a name of /etc/services; a file to serve comes behind the port, as in \"nbd-server %s /srv/disk.img\"", a.Port, defaultPort)
+	}
 	lc := net.ListenConfig{KeepAlive: -1} // the server sets its own
 	lc.SetMultipathTCP(false)             // it would be slower, and not what the kernel's client takes
 	hosts := []struct{ network, host string }{{"tcp", a.Host}}

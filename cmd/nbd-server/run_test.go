@@ -66,6 +66,7 @@ func TestRunTexts(t *testing.T) {
 		{[]string{"-x", "1", "/f", "size"}, exitUsage, "", "\nnbd-server: size \"size\" is not"},
 		{[]string{"--listen", "::1:1", "1", "/f"}, exitUsage, "", "nbd-server: address \"::1:1\": want HOST:PORT"},
 		{[]string{"unix:", "/f"}, exitUsage, "", "nbd-server: address \"unix:\": the path is missing"},
+		{[]string{"-n", "-C", "none", "foo", "/f"}, exitError, "", `nbd-server: listen on "foo": it is neither the number of a port nor a name of /etc/services`},
 		{[]string{"-o", "s"}, exitUsage, "", "nbd-server: -o needs a complete export"},
 	} {
 		status, out, errs := try(t, t.TempDir(), c.args...)

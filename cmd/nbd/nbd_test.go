@@ -83,7 +83,7 @@ func TestUsage(t *testing.T) {
 	refused(t, 2, `there is no command "nbd ctl lst"; did you mean "nbd ctl list"?`, "ctl", "lst")
 	refused(t, 2, `usage: nbd trplay [OPTION ...] FILE TARGET`, "trplay", "file")
 	refused(t, 2, "unknown flag: --nonsense", "trdump", "--nonsense")
-	refused(t, 2, "none of the others can be", "ctl", "remove", "x", "--drain", "--cut")
+	refused(t, 2, "nbd: --drain and --cut exclude each other", "ctl", "remove", "x", "--drain", "--cut")
 	refused(t, 1, "is not of the form KEY=VALUE", "ctl", "add", "x", "y")
 	refused(t, 1, "is given twice", "ctl", "add", "x", "a=1", "a=2")
 	refused(t, 1, "is no number of a connection", "ctl", "close", "x")
@@ -181,6 +181,14 @@ func TestCtl(t *testing.T) {
 
 	refused(t, 1, "there are no certificates", "ctl", "certs")
 	refused(t, 1, "nothing to merge", "ctl", "merge", "a")
+	image := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "ctl", "add", "waiting", "exportname="+image, "waitfile=true")
+	if out := must(t, "ctl", "merge", "waiting"); out != "begun; the server's log tells the end\n" {
+		t.Errorf("merge says %q", out)
+	}
 	refused(t, 1, "there is no such export", "ctl", "merge", "zzz")
 }
 

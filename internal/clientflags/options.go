@@ -92,7 +92,7 @@ var device = []Option{
 		More: "Attaching the same identifier again does not attach a second device, but names the one that is there. It is shown by list, in /sys/block/nbdN/backend, and as a link in /dev/disk/by-nbd.",
 		set:  text(func(f *Flags) *string { return &f.Identifier })},
 	{Short: 's', Long: "swap", Old: true, Of: ",supervisor", Tab: "swap", Help: "prepare for swapping on the device",
-		More: "The process that keeps the device locks its memory, and the system will not choose it when memory is short. With TLS the device can still hang under pressure, since the network's memory is not reserved for the process that decrypts; swapping with TLS is done at your own risk. What --serve serves must go past the page cache, which would take as much memory as swapping sets free: --serve file:/dev/sdb1,direct.",
+		More: "The process that keeps the device locks its memory, and the system will not choose it when memory is short. With TLS the device can still hang under pressure, since the network's memory is not reserved for the process that decrypts; swapping with TLS is done at your own risk. What --serve serves goes past the page cache then (direct), which would take as much memory as swapping sets free; a file system that cannot do that is refused.",
 		set:  boolean(func(f *Flags) *bool { return &f.Swap })},
 	{Long: "raise-reserve", Of: ",supervisor", Tab: "raise-reserve", Help: "with -swap, raise the system's vm.min_free_kbytes if it is too low",
 		More: "Linux 6.1 keeps so little memory for the network's packets that swapping over NBD comes to a halt on small machines. Without this option, a warning says what to set.",

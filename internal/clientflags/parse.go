@@ -21,6 +21,7 @@ func Parse(args []string) (*Flags, error) {
 		p.rest = p.rest[1:]
 		switch {
 		case word == "--":
+			p.dashed = len(p.operands) == 0
 			p.operands = append(p.operands, p.rest...)
 			p.rest = nil
 		case strings.HasPrefix(word, "--"):
@@ -40,6 +41,7 @@ type parser struct {
 	command  *CommandInfo // nil without one
 	rest     []string
 	operands []string
+	dashed   bool // the first operand stands behind --
 	errs     []error
 }
 

@@ -111,7 +111,9 @@ func (p *parser) takeHost(ops []string) {
 	f := p.flags
 	f.Host, ops = ops[0], ops[1:]
 	if !f.Unix {
-		if findCommand(f.Host) != nil && len(ops) == 0 && f.Action == Attach && !p.dashed(f.Host) {
+		// A port or a name makes it a server, as old scripts may call it.
+		sure := p.dashed || f.Name != "" || len(ops) > 0 && isNumber(ops[0])
+		if findCommand(f.Host) != nil && f.Action == Attach && !sure {
 			p.fail("%s is a command only as the first word; a server of that name is nbd://%s/", quote(f.Host), f.Host)
 		}
 		p.splitHost()
@@ -128,9 +130,6 @@ func (p *parser) takeHost(ops []string) {
 	}
 	p.takeDevice(ops)
 }
-
-// dashed reports whether -- is all that stands before a word.
-func (p *parser) dashed(word string) bool { return len(p.flags.settings) == 0 && p.operands[0] == word }
 
 // splitHost takes brackets off an IPv6 address, and a port that hangs on the host.
 func (p *parser) splitHost() {

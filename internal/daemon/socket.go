@@ -12,12 +12,19 @@ import (
 	"time"
 )
 
+// ErrInUse says that somebody serves a unix socket.
+var ErrInUse = errors.New("another server listens on it")
+
 // ListenUnix listens on a unix socket. A socket at path that nobody serves is
 // replaced; one that answers, or a file of another kind, is left alone. The socket
 // is removed when the listener is closed. On Linux a path that starts with @ has
 // no file.
 func ListenUnix(ctx context.Context, path string) (net.Listener, error) {
-	var lc net.ListenConfig
+	return ListenUnixWith(ctx, &net.ListenConfig{}, path)
+}
+
+// ListenUnixWith is ListenUnix by the means of lc.
+func ListenUnixWith(ctx context.Context, lc *net.ListenConfig, path string) (net.Listener, error) {
 	if strings.HasPrefix(path, "@") {
 		return lc.Listen(ctx, "unix", path)
 	}
@@ -46,7 +53,7 @@ func removeStale(ctx context.Context, path string) error {
 	conn, err := d.DialContext(ctx, "unix", path)
 	if err == nil {
 		conn.Close()
-		return errors.New("another server listens on it")
+		return ErrInUse
 	}
 	if !refused(err) {
 		return fmt.Errorf("find out whether another server listens on it: %w", err)

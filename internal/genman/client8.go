@@ -24,12 +24,12 @@ func client8() string {
 
 Once the device can be used, the program prints its name, goes to the background, and keeps the device: when a connection dies, because the server was restarted or the network was gone, it connects again, as often as it takes. It compares what the server then says with what it said at first, and never puts another export, or another instance of it, under a device that is in use. Reads and writes wait meanwhile; see *--on-failure*. An error at the start is said on the terminal, and the exit status is not 0. The process stays in the foreground with *-n*, and where a service manager waits for its message (NOTIFY_SOCKET). If *nbd-client supervisor* runs, it keeps the device, and no process is added.
 
-Attaching what is attached already changes nothing, and prints the device that has it. It is the identifier (*-i*) that counts. Who names another device, and no identifier, gets a second one, whose identifier ends in # and the device's name.`)
+Attaching what is attached already changes nothing, and prints the device that has it. It is the identifier (*-i*) that counts. But a device that can be written is not what *-R* wants, nor one with blocks of another size than *-b* says: that is an error. Other options that differ are named and have no effect. Who names another device, and no identifier, gets a second one, whose identifier ends in # and the device's name.`)
 	r.line("SH", "OPERANDS")
 	r.item("host", `The server's name or address. Of a name with several addresses all are tried. An IPv6 address may stand in brackets, and a port behind a colon.`)
-	r.item("port", `Its TCP port, a number; `+clientflags.DefaultPort+` if it is left out.`)
+	r.item("port", `Its TCP port, a number; `+clientflags.DefaultPort+` if it is left out. A server of before 2011, which has one export on each port, is known by its first words, if neither a name nor TLS is asked for.`)
 	r.item("device", `The kernel device: /dev/nbd0, nbd0, /dev/nb0 as in the first documentation, or a link to one. With "auto", or without it, the kernel chooses a free one or makes a new one.`)
-	r.item("URI", `nbd://host:port/export, nbds:// with TLS, nbd+unix:///export?socket=/path or nbds+unix://. Several URIs are addresses of the same export, and are tried in order.`)
+	r.item("URI", `nbd://host:port/export, nbds:// with TLS, nbd+unix:///export?socket=/path or nbds+unix://, nbd+vsock://CID:port/export from a virtual machine to its host (2), or back. Several URIs are addresses of the same export, and are tried in order.`)
 	r.item("path", `With -unix, the path of the server's socket. One that begins with @ is abstract.`)
 	r.item("nbdN", `One such word alone is a device that nbdtab(5) describes. Options on the command line hold against those of the table.`)
 	r.line("SH", "OPTIONS")
@@ -59,7 +59,7 @@ func clientMore(r *roff) {
 	r.line("SH", "TLS")
 	r.text(`The server is verified, always, by its certificate: it must name the host, or what -tlshostname says, and be certified by somebody whom the system, or -cacertfile, trusts. The reference verified only with both of these options; who has used neither, with a certificate of his own making, names it by -cacertfile now.
 
-Between the kernel, which speaks no TLS, and the network, the process that keeps the device encrypts and decrypts. So with TLS a device waits when the process dies, until the next one connects anew.`)
+Between the kernel, which speaks no TLS, and the network, the process that keeps the device encrypts and decrypts. So with TLS a device waits when the process dies, until the next one connects anew. The same holds for vsock, which the kernel does not take either.`)
 	r.line("SH", "SWAP")
 	r.text(`With *-swap* all is done that can be done outside of the kernel so that a device can be swapped on: the process that keeps it has its memory locked and of a fixed size. The kernel reserves memory for the sockets that it has got. What remains is vm.min_free_kbytes: Linux 6.1 keeps so little for packets that come in that swapping stalls on small machines. nbd-client says what to set, and sets it with *--raise-reserve*. A server on the same machine needs the same care.`)
 	r.line("SH", "WHEN A SERVER RESTARTS")
@@ -67,7 +67,7 @@ Between the kernel, which speaks no TLS, and the network, the process that keeps
 	r.line("SH", "WHEN THIS PROCESS ENDS")
 	r.text(`The device stays attached, and works for as long as its connections do. The next process takes it over: *nbd-client supervisor*, or whoever attaches the same again. After *nbd-client upgrade* it is the same process, with the same connections. Devices of the old interface (*-nonetlink*), and those that the process itself serves (*--serve*), are detached when it ends, and lost when it is killed.`)
 	r.line("SH", "SIGNALS")
-	r.item("SIGTERM", `The process ends. Its devices stay attached, but for those that need it, which are detached. Ignored with --ignore-term.`)
+	r.item("SIGTERM", `The process ends. Its devices stay attached, but for those that need it, which are detached, and, when systemd shuts the machine down, those that nobody uses. Ignored with --ignore-term.`)
 	r.item("SIGINT", `Detach the devices and end; or, if one of them is in use, say so, and go on. A supervisor ends as after SIGTERM.`)
 	r.item("SIGHUP", `The supervisor reads nbdtab again, and attaches what is new there. Others ignore it.`)
 	r.line("SH", "EXIT STATUS")
@@ -85,6 +85,8 @@ Between the kernel, which speaks no TLS, and the network, the process that keeps
 	r.item(clientflags.DefaultState, `State of the kept devices, a file of JSON for each, and the sockets by which commands reach the processes that keep them.`)
 	r.item("/dev/disk/by-nbd", `Links to attached devices, by their identifiers, where the rules of udev are installed. What a file's name must not have is written as \xNN.`)
 	r.item("/usr/lib/systemd/system-generators/nbd-generator", `A link of this name to nbd-client is a generator of systemd: devices of nbdtab are attached when they are mounted.`)
+	r.item("/usr/lib/systemd/system/nbd@.service, nbd-client.service", `The service of one device, and that of *nbd-client supervisor*. See nbdtab(5), "AT BOOT".`)
+	r.item("/usr/lib/udev/rules.d/60-nbd-client.rules", `The rules of udev, which keep others from reading devices that are not attached, and make the links.`)
 	r.line("SH", "EXAMPLES")
 	r.text(`Attach, mount, and detach again:`)
 	r.example(`nbd-client server -N disk /dev/nbd0

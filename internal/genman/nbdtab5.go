@@ -33,10 +33,16 @@ func nbdtab5() string {
 	r.text(`Two ways lead from this table to devices that are there when they are needed.
 
 With systemd, and the generator that comes with nbd-client, a line in fstab(5) is enough: who mounts a device of this table, or a partition of it, starts nbd@nbd0.service, which attaches it and keeps it. The option *_netdev* in fstab is needed, so that the mount waits for the network, and is undone before the network goes:`)
-	r.example(`/dev/nbd0  /mnt  ext4  _netdev  0  2`)
-	r.text(`Devices with the option *auto* are attached at boot even if nothing mounts them. Where nbd-client.service is enabled, one process keeps all of those, tries for ever if a server is not there, and takes over devices whose process has died.
+	r.example(`/dev/nbd0                    /mnt   ext4  _netdev  0  2
+/dev/disk/by-nbd/data-part1  /data  ext4  _netdev,x-systemd.device-timeout=0  0  2`)
+	r.text(`The second line is for a device that has the option *identifier=data* in this table: its name does not depend on the number of the device. By other names, UUID= for example, the device must have the option *auto*. systemd waits a minute and a half for a device; the option *x-systemd.device-timeout* of fstab changes that, and 0 means for ever, for servers that may start later. Who mounts by hand should say -o _netdev as well. Leave *x-systemd.requires=nbd@nbd0.service* away: with it, the file system is unmounted when the service is restarted.
 
-Names that do not depend on the number of the device are in /dev/disk/by-nbd, see the option *identifier*.`)
+Devices with the option *auto* are attached at boot even if nothing mounts them. Where nbd-client.service is enabled, one process keeps all of those, tries for ever if a server is not there, and takes over devices whose process has died.
+
+The services can be restarted while their devices are in use: systemd keeps the connections meanwhile. Who stops the service of a device that is in use leaves it attached, and the service has failed then, until it is started again. At shutdown, devices are detached when what is on them was unmounted and swapped off.
+
+Swap space in fstab is what most of systemd waits for at boot, and so does the machine if the server is not there. With a network that is configured only later, by NetworkManager for example, it must have the option *noauto* there, and be swapped on by a service of your own. The device needs the option *swap* in this table, so that it is swapped off in time:`)
+	r.example(`/dev/nbd2  none  swap  nofail,_netdev`)
 	r.line("SH", "EXAMPLES")
 	r.example(`# swap space, called "swapexport" on the server
 nbd0 nbdserver.example.com swapexport swap,persist

@@ -208,7 +208,13 @@ func (w *clients) flags(c *cobra.Command) {
 	c.Flags().BoolVar(&w.drain, "drain", false, "end the connections of the export when they have answered what was asked")
 	c.Flags().BoolVar(&w.cut, "cut", false, "end the connections of the export at once")
 	c.Flags().DurationVar(&w.timeout, "timeout", 30*time.Second, "how long to wait for connections to end, a `TIME` such as 30s or 5m")
-	c.MarkFlagsMutuallyExclusive("drain", "cut")
+	c.MarkFlagsMutuallyExclusive("drain", "cut") // for completion; PreRunE says it better
+	c.PreRunE = func(*cobra.Command, []string) error {
+		if w.drain && w.cut {
+			return errors.New("--drain and --cut exclude each other: connections answer what was asked before they end, or they do not")
+		}
+		return nil
+	}
 }
 
 // fill puts the flags into a request.
@@ -295,7 +301,11 @@ func (x *ctl) merge() *cobra.Command {
 		Use: "merge NAME", Short: "merge what an export with waitfile has collected", Args: cobra.ExactArgs(1),
 		Long: `Merges the changes that an export with waitfile has collected into what it stands before, as SIGUSR1 does for all exports. Clients are served meanwhile; the command does not wait for the end, which the server's log tells.`,
 		RunE: runs(func(cmd *cobra.Command, args []string) error {
-			return x.do(cmd, control.Request{Op: control.OpMerge, Export: args[0]}, nil, nil)
+			if err := x.do(cmd, control.Request{Op: control.OpMerge, Export: args[0]}, nil, nil); err != nil || x.json {
+				return err
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "begun; the server's log tells the end")
+			return err
 		}),
 		ValidArgsFunction: x.complete(control.OpList),
 	})

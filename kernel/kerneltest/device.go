@@ -21,16 +21,18 @@ type Device struct {
 
 	config sync.Mutex // the driver's config_lock: held while it is told something
 
-	mu      sync.Mutex
-	changed *sync.Cond // anything has: requests come and go, connections live and die
-	att     *attachment
-	openers int
-	halted  bool
-	edit    func(*kernel.Info)
+	mu         sync.Mutex
+	changed    *sync.Cond // anything has: requests come and go, connections live and die
+	att        *attachment
+	openers    int
+	claimed    bool
+	halted     bool
+	edit       func(*kernel.Info)
+	maxRequest int // of the queue, which outlives attachments
 }
 
 func newDevice(k *Kernel, i kernel.Index) *Device {
-	d := &Device{k: k, index: i}
+	d := &Device{k: k, index: i, maxRequest: k.cfg.MaxRequest}
 	d.changed = sync.NewCond(&d.mu)
 	return d
 }
@@ -175,7 +177,9 @@ func (d *Device) effect(c proto.Command, need proto.TransmissionFlags, off, n in
 
 // split does a request with data, as several ones side by side if it is large.
 func (att *attachment) split(c proto.Command, f proto.CommandFlags, off int64, p []byte) error {
-	most := att.d.k.cfg.MaxRequest
+	att.d.mu.Lock()
+	most := att.d.maxRequest
+	att.d.mu.Unlock()
 	var wg sync.WaitGroup
 	errs := make([]error, (len(p)+most-1)/most)
 	for i := range errs {
@@ -202,6 +206,38 @@ func (d *Device) Open() (release func(), err error) {
 	}
 	d.openers++
 	return sync.OnceFunc(d.close), nil
+}
+
+// Claim opens the device for one user alone, as a mount does: [kernel.ErrBusy] if there
+// is one already. Others may have it open.
+func (d *Device) Claim() (release func(), err error) {
+	d.mu.Lock()
+	busy := d.claimed
+	d.claimed = true
+	d.mu.Unlock()
+	if busy {
+		return nil, kernel.ErrBusy
+	}
+	unclaim := func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.claimed = false
+	}
+	closed, err := d.Open()
+	if err != nil {
+		unclaim()
+		return nil, err
+	}
+	return sync.OnceFunc(func() { unclaim(); closed() }), nil
+}
+
+// tune is what writing to the queue's attributes does.
+func (d *Device) tune(t kernel.Tuning) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if t.MaxRequest > 0 {
+		d.maxRequest = min(max(int(t.MaxRequest)&^1023, pageSize), MaxRequest)
+	}
 }
 
 // close is that of one who has the device open.
@@ -281,7 +317,7 @@ func (d *Device) SetInfo(f func(*kernel.Info)) {
 func (d *Device) info() *kernel.Info {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	i := &kernel.Info{Index: d.index, BlockSize: kernel.SectorSize, Node: true}
+	i := &kernel.Info{Index: d.index, BlockSize: kernel.SectorSize, Node: true, MaxRequest: int64(d.maxRequest)}
 	if att := d.att; att != nil {
 		i.Size, i.BlockSize = att.a.Size&^(kernel.SectorSize-1), att.a.BlockSize
 		i.ReadOnly, i.PID = att.flags&proto.FlagReadOnly != 0, att.pid

@@ -208,6 +208,32 @@ func (d *Driver) Rescan(ctx context.Context, i kernel.Index) error {
 	}
 }
 
+// Claim is that of [kernel.Driver].
+func (d *Driver) Claim(ctx context.Context, i kernel.Index) error {
+	return d.call(ctx, OpClaim, callee{index: i}, nil, func() error {
+		dev, err := d.k.find(i)
+		if err != nil {
+			return err
+		}
+		release, err := dev.Claim()
+		if err == nil {
+			release()
+		}
+		return err
+	}, nil)
+}
+
+// Tune is that of [kernel.Driver].
+func (d *Driver) Tune(i kernel.Index, t kernel.Tuning) error {
+	return d.call(context.Background(), OpTune, callee{index: i}, nil, func() error {
+		dev, err := d.k.find(i)
+		if err == nil {
+			dev.tune(t)
+		}
+		return err
+	}, nil)
+}
+
 // Can is that of [kernel.Driver].
 func (d *Driver) Can() kernel.Abilities {
 	return kernel.Abilities{Reconfigure: true, Watch: true, AnyIndex: true, Adopt: true}

@@ -25,9 +25,9 @@ type Config struct {
 	Devices int
 	// PID is that of the process that attaches, as Info says it. 0 means that of the test.
 	PID int
-	// MaxRequest is the most that one request asks for, in bytes; more is split. 0 means
-	// 1,280 KiB, as kernel 6.12 has it if nobody changes max_sectors_kb; the driver's
-	// own limit is MaxRequest.
+	// MaxRequest is the most that one request asks for, in bytes, until Tune changes it;
+	// more is split. 0 means 1,280 KiB, as kernel 6.12 has it; the driver's own limit is
+	// MaxRequest.
 	MaxRequest int
 	// Log gets what the driver would say in the kernel's log. Nil discards it.
 	Log *slog.Logger
@@ -45,6 +45,8 @@ const (
 	OpReconfigure Op = "reconfigure"
 	OpDisconnect  Op = "disconnect"
 	OpStatus      Op = "status"
+	OpClaim       Op = "claim"
+	OpTune        Op = "tune"
 )
 
 // Kernel is a fake kernel. Make one with [New], talk to it as a program does through

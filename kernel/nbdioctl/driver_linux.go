@@ -49,6 +49,12 @@ func (d *Driver) Info(i kernel.Index) (*kernel.Info, error) { return d.system.In
 // Rescan is that of [kernel.Driver].
 func (d *Driver) Rescan(ctx context.Context, i kernel.Index) error { return d.system.Rescan(ctx, i) }
 
+// Claim is that of [kernel.Driver].
+func (d *Driver) Claim(ctx context.Context, i kernel.Index) error { return d.system.Claim(ctx, i) }
+
+// Tune is that of [kernel.Driver].
+func (d *Driver) Tune(i kernel.Index, t kernel.Tuning) error { return d.system.Tune(i, t) }
+
 // Watch is that of [kernel.Driver]. A device that this driver has attached dies as a
 // whole, when its last connection does, and is reported once.
 func (d *Driver) Watch(ctx context.Context, f func(kernel.Index)) error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
@@ -19,12 +20,15 @@ import (
 // Driver is the way to the kernel's driver by netlink. Make one with [Open]. All
 // methods may be called concurrently.
 type Driver struct {
-	family  uint16
-	group   uint32
-	system  kernel.System
-	dial    func() (*genetlink.Conn, error)
-	closing context.Context // ends with the driver
-	close   context.CancelFunc
+	family uint16
+	group  uint32
+	system kernel.System
+	dial   func() (*genetlink.Conn, error)
+	// subscribe and pause are those of a watcher.
+	subscribe func(group uint32) (receiver, error)
+	pause     time.Duration
+	closing   context.Context // ends with the driver
+	close     context.CancelFunc
 
 	mu     sync.Mutex
 	idle   []*genetlink.Conn // stay open until the end: a kernel to come may end devices with the socket that attached them
@@ -52,7 +56,7 @@ func open(dial func() (*genetlink.Conn, error), system kernel.System) (*Driver, 
 		}
 		return nil, fmt.Errorf("open the NBD driver: %w", err)
 	}
-	d := &Driver{family: f.ID, system: system, dial: dial, idle: []*genetlink.Conn{conn}}
+	d := &Driver{family: f.ID, system: system, dial: dial, subscribe: subscribe, pause: watchPause, idle: []*genetlink.Conn{conn}}
 	for _, g := range f.Groups {
 		if g.Name == groupName {
 			d.group = g.ID
@@ -83,6 +87,12 @@ func (d *Driver) Info(i kernel.Index) (*kernel.Info, error) { return d.system.In
 
 // Rescan is that of [kernel.Driver].
 func (d *Driver) Rescan(ctx context.Context, i kernel.Index) error { return d.system.Rescan(ctx, i) }
+
+// Claim is that of [kernel.Driver].
+func (d *Driver) Claim(ctx context.Context, i kernel.Index) error { return d.system.Claim(ctx, i) }
+
+// Tune is that of [kernel.Driver].
+func (d *Driver) Tune(i kernel.Index, t kernel.Tuning) error { return d.system.Tune(i, t) }
 
 // Close ends Watch and closes the sockets to the kernel. Calls that the kernel does not
 // answer keep theirs until it does.

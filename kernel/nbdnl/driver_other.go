@@ -48,6 +48,12 @@ func (*Driver) Info(kernel.Index) (*kernel.Info, error) { return nil, kernel.Err
 // Rescan is not there.
 func (*Driver) Rescan(context.Context, kernel.Index) error { return kernel.ErrUnsupported }
 
+// Claim is not there.
+func (*Driver) Claim(context.Context, kernel.Index) error { return kernel.ErrUnsupported }
+
+// Tune is not there.
+func (*Driver) Tune(kernel.Index, kernel.Tuning) error { return kernel.ErrUnsupported }
+
 // Can returns nothing.
 func (*Driver) Can() kernel.Abilities { return kernel.Abilities{} }
 

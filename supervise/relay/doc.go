@@ -23,7 +23,9 @@
 // another one. Whatever the relay still holds must not reach the server after that: it
 // would be an old write on top of new ones. So that connection is reset, and what the
 // relay holds is dropped. It looks out for this also while it cannot send since the
-// server does not read.
+// server does not read; but then it does not know whether NBD_CMD_DISC is still to come, and
+// goes on for these seconds. Who knows that the kernel was not told to disconnect calls
+// [Relay.Drop] as soon as the kernel has given up the connection.
 //
 // # Memory
 //

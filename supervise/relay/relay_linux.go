@@ -32,7 +32,8 @@ type Relay struct {
 	last lastRequest
 	disc atomic.Bool // what the kernel sent last is NBD_CMD_DISC
 
-	done chan struct{}
+	done     chan struct{}
+	released sync.Once
 
 	mu      sync.Mutex
 	pumps   int // directions that have not ended
@@ -147,6 +148,11 @@ func (r *Relay) Close() error {
 	<-r.done
 	return nil
 }
+
+// Drop tells the relay that the kernel has given up the connection, or is about to, and not
+// by NBD_CMD_DISC. What the relay holds is dropped, the server sees a reset: after Drop has
+// returned nothing reaches the network any more. Kernel stays open, as a dead connection.
+func (r *Relay) Drop() { r.abort(ErrDropped) }
 
 // toServer passes on what the kernel sends.
 func (r *Relay) toServer() {
@@ -269,15 +275,18 @@ func (r *Relay) abort(err error) {
 	r.release()
 }
 
-// release closes everything but the kernel's end.
+// release closes everything but the kernel's end. When it returns all is closed, whoever
+// did it.
 func (r *Relay) release() {
-	reset(r.conn)
-	if r.near != nil {
-		r.near.Close()
-	}
-	if r.hangup != nil {
-		r.hangup.Close()
-	}
+	r.released.Do(func() {
+		reset(r.conn)
+		if r.near != nil {
+			r.near.Close()
+		}
+		if r.hangup != nil {
+			r.hangup.Close()
+		}
+	})
 }
 
 // reset closes a connection without a word, so that nothing which waits to be sent

@@ -24,5 +24,8 @@ func (r *Relay) Done() <-chan struct{} { return nil }
 // Err returns nil.
 func (r *Relay) Err() error { return nil }
 
+// Drop does nothing.
+func (r *Relay) Drop() {}
+
 // Close does nothing.
 func (r *Relay) Close() error { return nil }

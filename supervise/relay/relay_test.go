@@ -320,6 +320,23 @@ func TestDroppedWhileSending(t *testing.T) {
 	}
 }
 
+// TestDrop has a server that does not read, and somebody who knows that the kernel gives the
+// connection up: that cannot wait.
+func TestDrop(t *testing.T) {
+	r := newRig(t, "", forever)
+	close(r.gate.shut)
+	write(t, r.kernel, "old write")
+	<-r.gate.waiting
+	r.kernel.CloseRead()
+	r.kernel.CloseWrite()
+	r.relay.Drop()
+	got, err := io.ReadAll(r.server)
+	if len(got) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the server got %q, %v", got, err)
+	}
+	r.ended(t, ErrDropped)
+}
+
 // TestServerCloses has a server that answers, and ends in good order.
 func TestServerCloses(t *testing.T) {
 	r := newRig(t, "early", forever)

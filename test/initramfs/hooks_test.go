@@ -70,13 +70,19 @@ func (s *sandbox) read(name string) string {
 }
 
 // stubs stand for the programs of an initramfs: they note how they were called, and the
-// client brings a device.
+// client brings a device, whose number in sysfs is that of a thread.
 const stubs = `
 log=$SANDBOX/log
 for stub in modprobe mount ip cp; do
 	eval "$stub() { echo \"$stub \$*\" >>\"\$log\"; }"
 done
-chroot() { shift; echo "client $*" >>"$log"; echo 77 >"$SANDBOX/sys/block/nbd0/pid"; }
+chroot() {
+	shift
+	case "$*" in
+	"/sbin/nbd-client -c /dev/nbd0") echo 70 ;;
+	*) echo "client $*" >>"$log"; echo 77 >"$SANDBOX/sys/block/nbd0/pid" ;;
+	esac
+}
 `
 
 // run runs a script with the stubs, in a shell, and returns what it printed.
@@ -137,7 +143,7 @@ func TestInitramfsTools(t *testing.T) {
 			if tt.client == nil && (log != "" || param != "") || out != "" || strings.Contains(log, "network") != tt.network {
 				t.Errorf("%s: %s: it says %q, and does\n%s%s", name, tt.line, out, log, param)
 			}
-			if tt.client != nil && s.read("run/sendsigs.omit.d/nbd-root") != "77\n" {
+			if tt.client != nil && s.read("run/sendsigs.omit.d/nbd-root") != "70\n" {
 				t.Errorf("%s: %s: sysvinit would kill the client", name, tt.line)
 			}
 			if tt.network && !strings.Contains(s.read("run/initramfs/nbd/etc/resolv.conf"), "nameserver 10.0.2.3") {

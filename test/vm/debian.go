@@ -211,14 +211,8 @@ func (d *Debian) run(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// Image makes an ext4 file system of it, of size bytes, without the kernel and what
-// initramfs images are made of.
+// Image makes an ext4 file system of it, of size bytes.
 func (d *Debian) Image(ctx context.Context, path string, size int64) error {
-	for _, p := range []string{"usr/lib/modules", "boot", "usr/lib/dracut"} {
-		if err := os.RemoveAll(filepath.Join(d.dir, p)); err != nil {
-			return err
-		}
-	}
 	f, err := os.Create(path)
 	if err == nil {
 		err = errors.Join(f.Truncate(size), f.Close())

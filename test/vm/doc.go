@@ -28,6 +28,9 @@
 //   - In the machine, init (process 1) mounts what there is to mount, loads the
 //     modules, and starts itself a second time as the agent, which runs scenarios.
 //
+// TestRootOnNBD and TestUnits boot a whole Debian with systemd in place of that init
+// (debian.go, system_linux_test.go), in which the agent is a service.
+//
 // One machine runs many scenarios, one after the other. A scenario that fails, or
 // leaves something behind (a mount, an attached device, a process), costs the machine:
 // the next one gets a new one. A scenario passes only if the machine says so, with the
@@ -44,11 +47,15 @@
 //  1. Write a function func(t *guest.T) there. Whatever it sets up, it undoes by
 //     t.Cleanup; the helpers do that by themselves.
 //  2. Put it into the table in scenarios/table_linux.go, with the series of kernels
-//     that it is for. Further programs of the host go to Programs, and modules to
-//     Modules, in the same file.
+//     that it is for; what takes long runs on one of them (Main), or only by name
+//     (Long). Further programs of the host go to Programs, and modules to Modules, in
+//     the same file.
 //  3. If it needs something outside of the machine, a server for example, give it a
 //     Host function, which runs before in the test itself. The machine reaches the
 //     loopback interface of the host at guest.HostAddress.
+//
+// What must be there after a power cut, package replay finds out from the server's
+// transaction log.
 //
 // # See what happened
 //

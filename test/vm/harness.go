@@ -31,6 +31,7 @@ const qemu = "qemu-system-x86_64"
 const (
 	bootLimit = 90 * time.Second
 	runLimit  = 3 * time.Minute
+	longLimit = 25 * time.Minute // for scenarios that CI has no time for
 	// grace is how much longer than the machine itself the host waits for the end of
 	// a scenario: time in a machine under load is not that of the host.
 	grace = time.Minute

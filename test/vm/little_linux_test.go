@@ -4,7 +4,6 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -53,7 +52,7 @@ func runLittle(t *testing.T, name string, c Contents) {
 		t.Fatal(err)
 	}
 	for _, s := range scenarios.Little() {
-		if slices.Contains(s.Series, name) && (!s.Long || asked(s.Name)) {
+		if runs(&s, name) {
 			t.Run(s.Name, func(t *testing.T) {
 				var args []string
 				if s.Host != nil {

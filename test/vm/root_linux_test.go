@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"crypto/rand"
 	"flag"
 	"fmt"
 	"io"
@@ -19,20 +18,12 @@ import (
 	"nbd.example/nbd/test/vm/guest"
 )
 
-// rootPatience is how long a whole Debian may take to boot: without KVM, half a minute on
-// a machine that has nothing else to do.
-const rootPatience = 5 * time.Minute
-
 // station is a Debian without a disk: its root is an export of our server.
 type station struct {
-	t      *testing.T
-	debian *Debian
-	kernel *Kernel
+	*system
 	config harness.Config
 	server *harness.Server
 	image  string // what the server exports as root
-	dir    string
-	boots  int
 }
 
 // TestRootOnNBD boots a Debian whose root file system is on our server, by each of the
@@ -66,21 +57,7 @@ func TestRootOnNBD(t *testing.T) {
 
 // newStation makes the Debian, and says how to start a server with it.
 func newStation(t *testing.T, series string) *station {
-	ctx := t.Context()
-	s := &station{t: t, dir: t.TempDir()}
-	base, err := FetchDebian(ctx)
-	s.must(err)
-	s.kernel, err = FetchKernel(ctx, series)
-	s.must(err)
-	s.debian, err = base.Copy(ctx, filepath.Join(s.dir, "debian"))
-	s.must(err)
-	agent, client := filepath.Join(s.dir, "agent"), filepath.Join(s.dir, "nbd-client")
-	s.must(Build(ctx, "nbd.example/nbd/test/vm/init", agent))
-	s.must(Build(ctx, "nbd.example/nbd/cmd/nbd-client", client))
-	s.must(s.debian.Put(agent, "usr/sbin/vm-agent", 0o755))
-	s.must(s.debian.Put(client, "usr/sbin/nbd-client", 0o755))
-	s.must(s.debian.Write("etc/systemd/system/vm-agent.service", agentUnit, 0o644))
-	s.must(s.debian.Write("etc/systemd/system/default.target", agentTarget, 0o644))
+	s := &station{system: newSystem(t, series)}
 	scripts, err := filepath.Abs("../../initramfs")
 	s.must(err)
 	s.must(s.debian.Put(filepath.Join(scripts, "nbdroot.sh"), "usr/share/nbd/nbdroot.sh", 0o644))
@@ -99,48 +76,21 @@ func newStation(t *testing.T, series string) *station {
 	return s
 }
 
-// agentUnit and agentTarget make systemd start the agent, and nothing that it needs not.
-const (
-	agentUnit = `[Service]
-ExecStart=/usr/sbin/vm-agent ` + guest.SystemAgentWord + `
-Environment=PATH=/usr/sbin:/usr/bin:/sbin:/bin
-StandardOutput=journal+console
-StandardError=journal+console
-`
-	agentTarget = `[Unit]
-Requires=basic.target vm-agent.service
-After=basic.target vm-agent.service
-AllowIsolate=yes
-`
-)
-
-func (s *station) must(err error) {
-	s.t.Helper()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-}
-
 // initramfsTools lets mkinitramfs make an initramfs with our hook, and then the image of
 // the root. It returns the path of the former.
 func (s *station) initramfsTools() string {
-	ctx := s.t.Context()
-	s.must(s.debian.InstallKernel(ctx, s.kernel))
 	for from, to := range map[string]string{
 		"hooks/nbd": "hooks/nbd", "scripts/local-top/nbd": "scripts/local-top/nbd",
 	} {
 		s.must(s.debian.Put("../../initramfs/initramfs-tools/"+from, "usr/share/initramfs-tools/"+to, 0o755))
 	}
-	s.must(s.debian.Write("etc/initramfs-tools/conf.d/vm", "MODULES=list\nCOMPRESS=gzip\nUMASK=0077\n", 0o644))
-	s.must(s.debian.Write("etc/initramfs-tools/modules", "virtio_pci\nvirtio_net\next4\n", 0o644))
-	s.must(s.debian.run(ctx, "mkinitramfs", "-o", "/boot/initrd", s.kernel.Version()))
-	return s.takeArchive()
+	archive := s.initramfs("virtio_pci", "virtio_net", "ext4")
+	s.serve()
+	return archive
 }
 
 // dracut is initramfsTools with dracut.
 func (s *station) dracut() string {
-	ctx := s.t.Context()
-	s.must(s.debian.InstallKernel(ctx, s.kernel))
 	module := "usr/lib/dracut/modules.d/95nbd"
 	s.must(os.RemoveAll(filepath.Join(s.debian.dir, module)))
 	found, err := filepath.Glob("../../initramfs/dracut/95nbd/*")
@@ -148,33 +98,19 @@ func (s *station) dracut() string {
 	for _, path := range found {
 		s.must(s.debian.Put(path, filepath.Join(module, filepath.Base(path)), 0o755))
 	}
-	s.must(s.debian.run(ctx, "dracut", "--force", "--no-hostonly", "--no-hostonly-cmdline", "--no-early-microcode", "--gzip",
+	s.must(s.debian.run(s.t.Context(), "dracut", "--force", "--no-hostonly", "--no-hostonly-cmdline", "--no-early-microcode", "--gzip",
 		"--modules", "base network network-legacy nbd rootfs-block fs-lib udev-rules kernel-modules",
 		"--drivers", "nbd virtio_pci virtio_net ext4", "--kver", s.kernel.Version(), "/boot/initrd"))
-	return s.takeArchive()
-}
-
-// takeArchive takes the initramfs out of the Debian, makes an image of the rest, and
-// starts a server with it.
-func (s *station) takeArchive() string {
-	archive := filepath.Join(s.dir, "initrd")
-	harness.CopyFile(s.t, filepath.Join(s.debian.dir, "boot/initrd"), archive)
-	s.must(s.debian.Image(s.t.Context(), s.image, 320<<20))
-	s.must(os.RemoveAll(s.debian.dir))
-	s.server = harness.Start(s.t, s.config)
+	archive := s.takeInitramfs()
+	s.serve()
 	return archive
 }
 
-// boot boots the station with an initramfs and words for the kernel's command line.
-func (s *station) boot(archive, words string) *Lab {
-	s.boots++
-	l := &Lab{
-		t: s.t, name: fmt.Sprintf("root-%s-%d", filepath.Base(s.t.Name()), s.boots), kernel: s.kernel, archive: archive,
-		network: true, patient: rootPatience, memory: 512, words: "rw net.ifnames=0 " + words,
-	}
-	s.t.Cleanup(l.discard)
-	l.boot(s.t)
-	return l
+// serve makes an image of the Debian, without the kernel and what initramfs images are
+// made of, and starts a server with it.
+func (s *station) serve() {
+	s.takeImage(s.image, "usr/lib/modules", "boot", "usr/lib/dracut")
+	s.server = harness.Start(s.t, s.config)
 }
 
 // live boots, works while the server goes away and comes back, and boots again.
@@ -191,7 +127,7 @@ func (s *station) live(archive, words string, connections int) {
 	s.step(l, "root-work", strconv.Itoa(restarts))
 	cancel()
 	<-done
-	s.shutDown(l)
+	s.shutDown(l, s.image)
 }
 
 // again boots, and finds what live has left.
@@ -199,16 +135,7 @@ func (s *station) again(archive, words string, connections int) {
 	l := s.boot(archive, words)
 	s.step(l, "root-look", strconv.Itoa(connections))
 	s.step(l, "root-verify")
-	s.shutDown(l)
-}
-
-// step runs a step, and ends the test if it fails.
-func (s *station) step(l *Lab, name string, args ...string) {
-	s.t.Helper()
-	l.Run(s.t, name, args...)
-	if s.t.Failed() {
-		s.t.FailNow()
-	}
+	s.shutDown(l, s.image)
 }
 
 // restart kills the server n times, the first time it stops it, each time after a client
@@ -250,48 +177,6 @@ func await(ctx context.Context, so func() bool) bool {
 	}
 	return true
 }
-
-// shutDown lets the system start again, which ends QEMU, and wants it to end well: no
-// error, and a root file system that was unmounted in time.
-func (s *station) shutDown(l *Lab) {
-	s.t.Helper()
-	m := l.machine
-	// The machine may be gone before it has answered.
-	c := guest.Command{Nonce: rand.Text(), Limit: runLimit, Name: "root-reboot"}
-	_, err := io.WriteString(m.stdin, c.Line())
-	s.must(err)
-	limit := time.After(rootPatience)
-	for open := true; open; {
-		var e guest.Event
-		select {
-		case e, open = <-m.events:
-			if e.Kind == guest.Log || e.Kind == guest.Fail {
-				s.t.Errorf("while the system goes down: %+v", e)
-			}
-		case <-limit:
-			l.showConsole(s.t)
-			s.t.Fatalf("the system has not gone down in %v", rootPatience)
-		}
-	}
-	l.machine = nil
-	console, err := os.ReadFile(m.console)
-	s.must(err)
-	text := string(console)
-	for _, bad := range []string{"I/O error", "EXT4-fs error", "Kernel panic", "hung_task", "blocked for more than"} {
-		if strings.Contains(text, bad) {
-			s.t.Errorf("the console says %q:\n%s", bad, tailOf(text))
-		}
-	}
-	if !strings.Contains(text, "reboot: Restarting system") {
-		s.t.Errorf("the system did not go down as it should:\n%s", tailOf(text))
-	}
-	if out := harness.Run(s.t, "e2fsck", "-f", "-n", s.image); strings.Contains(out, "recover") {
-		s.t.Errorf("the root file system was not unmounted:\n%s", out)
-	}
-}
-
-// tailOf returns the end of a text.
-func tailOf(text string) string { return text[max(0, len(text)-6000):] }
 
 // alsoIPv6 returns an address and a port by which the machine reaches the server through
 // IPv6, if this host has that, else through IPv4.

@@ -59,7 +59,7 @@ func runSeries(t *testing.T, name string, c Contents) {
 	}
 	lab := NewLab(t, name, k, c)
 	for _, s := range scenarios.Table() {
-		if slices.Contains(s.Series, name) && (!s.Long || asked(s.Name)) {
+		if runs(&s, name) {
 			t.Run(s.Name, func(t *testing.T) {
 				lab := lab
 				if len(s.Programs) > 0 {
@@ -72,10 +72,20 @@ func runSeries(t *testing.T, name string, c Contents) {
 				if s.Host != nil {
 					args = s.Host(t)
 				}
+				lab.limit = 0
+				if s.Long {
+					lab.limit = longLimit
+				}
 				lab.Run(t, s.Name, args...)
 			})
 		}
 	}
+}
+
+// runs reports whether a scenario is to run on a kernel.
+func runs(s *guest.Scenario, series string) bool {
+	always := !s.Long && (s.Main == nil || slices.Contains(s.Main, series))
+	return slices.Contains(s.Series, series) && (always || asked(s.Name))
 }
 
 // asked reports whether -run names a scenario.
@@ -91,6 +101,11 @@ func TestTable(t *testing.T) {
 			t.Errorf("the name %q is used twice, or cannot be one", s.Name)
 		}
 		names[s.Name] = true
+		for _, k := range s.Main {
+			if !slices.Contains(s.Series, k) {
+				t.Errorf("%s is mainly for kernel %s, and is not for it", s.Name, k)
+			}
+		}
 		for _, k := range s.Series {
 			if !slices.Contains(series, k) {
 				t.Errorf("%s is for kernel %s, which nobody runs", s.Name, k)

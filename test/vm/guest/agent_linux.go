@@ -28,6 +28,9 @@ type Scenario struct {
 	Host func(testing.TB) []string
 	// Programs of the host that only this scenario needs. It gets a machine of its own.
 	Programs []string
+	// Main are the series that it always runs on, if they are not all of Series. On the
+	// others it runs when -run names it.
+	Main []string
 	// Long scenarios take longer than CI has. They run when -run names them.
 	Long bool
 }

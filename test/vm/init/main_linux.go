@@ -25,7 +25,7 @@ func main() {
 			os.Exit(1)
 		}
 	case len(os.Args) > 1 && os.Args[1] == guest.SystemAgentWord:
-		if err := guest.AgentOfSystem(scenarios.Root()); err != nil {
+		if err := guest.AgentOfSystem(scenarios.System()); err != nil {
 			fmt.Fprintln(os.Stderr, "agent:", err)
 			os.Exit(1)
 		}

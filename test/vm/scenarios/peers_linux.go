@@ -136,6 +136,8 @@ func times(t *guest.T) {
 // comeBack lets the server die with one request under way, and tells how long after its
 // return that one is answered, and one that was not sent before.
 func comeBack(t *guest.T, s *harness.Server, k *guest.Keeper) (sent, fresh time.Duration) {
+	// The device can be used before the program has done all that it does at first.
+	t.Await("the client has attached it", func() bool { return strings.Contains(k.Log(), "attached") })
 	f, g := guest.Direct(t, k.Path), guest.Direct(t, k.Path)
 	defer f.Close()
 	defer g.Close()

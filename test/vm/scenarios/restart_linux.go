@@ -191,23 +191,36 @@ func badSectorKept(t *guest.T) {
 	s.Stop()
 }
 
-// grown lets the export grow under a mounted file system, which grows too.
+// grown lets the file under the server grow under a mounted file system, which grows too:
+// nothing is started anew, and nothing unmounted.
 func grown(t *guest.T) {
+	growing(t, func(k *guest.Keeper) {
+		wantClient(t, 0, strconv.Itoa(96*mib), "resize", k.Path)
+	})
+}
+
+// grownAlone does the same, and nobody tells the client: it asks once in a minute.
+func grownAlone(t *guest.T) {
+	growing(t, func(k *guest.Keeper) {
+		t.AwaitFor(back, "the device grows by itself", func() bool { return guest.Size(t, k.Path) == 96*mib })
+	})
+}
+
+// growing makes an image twice as long, and calls resize to have the device grow.
+func growing(t *guest.T, resize func(*guest.Keeper)) {
 	image := guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), 48*mib)
 	s := serve(t, image)
-	k := guest.Keep{URIs: []string{s.TCPURI("nbd", "disk")}, Args: []string{"-t", "3"}}.Do(t, 0)
+	k := guest.Keep{URIs: []string{s.TCPURI("nbd", "disk")}, Connections: 2, Args: []string{"-t", "3"}}.Do(t, 0)
 	guest.Mkfs(t, k.Path)
 	m := guest.Mount(t, k.Path, "")
 	tree := guest.WriteTree(t, m.Dir, 1, 60)
 	m.Sync()
 	before := m.Blocks()
 	t.Must(os.Truncate(image, 96*mib), "let the image grow")
-	s.Stop()
-	s.Restart(t)
-	t.Await("the device grows", func() bool {
-		nbdClient(t, "resize", k.Path)
-		return guest.Size(t, k.Path) == 96*mib
-	})
+	resize(k)
+	if n := guest.Size(t, k.Path); n != 96*mib {
+		t.Errorf("the image has %d bytes, the device %d", 96*mib, n)
+	}
 	harness.Run(t, "resize2fs", k.Path)
 	if now := m.Blocks(); now < before*3/2 {
 		t.Errorf("the file system had %d blocks, and has %d", before, now)

@@ -1,30 +1,23 @@
 package scenarios
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"nbd.example/nbd/supervise"
 	"nbd.example/nbd/test/harness"
 	"nbd.example/nbd/test/vm/guest"
 )
-
-// Root returns the scenarios that run in a Debian whose root file system is on NBD. They
-// are steps of one test, in test/vm: what one leaves is there for the next.
-func Root() []guest.Scenario {
-	return []guest.Scenario{
-		{Name: "root-look", Series: all, Run: rootLook},
-		{Name: "root-work", Series: all, Run: rootWork},
-		{Name: "root-verify", Series: all, Run: rootVerify},
-		{Name: "root-reboot", Series: all, Run: rootReboot},
-	}
-}
 
 // Where the files of the scenarios are, and from which seed.
 const (
@@ -34,7 +27,11 @@ const (
 
 // rootPID returns the number of the process that keeps the root's device.
 func rootPID(t *guest.T) int {
-	pid, err := strconv.Atoi(guest.Attr(t, "nbd0", "pid"))
+	status, err := os.ReadFile("/proc/" + guest.Attr(t, "nbd0", "pid") + "/status") // of a thread
+	t.Must(err, "process of the root's device")
+	_, rest, _ := strings.Cut(string(status), "\nTgid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
 	t.Must(err, "process of the root's device")
 	return pid
 }
@@ -74,11 +71,33 @@ func rootLook(t *guest.T) {
 		t.Errorf("the root has %d connections, want %d", n, want)
 	}
 	harness.Run(t, "nbd-client", "status", "/dev/nbd0")
+	rootStays(t)
+}
+
+// rootStays wants the root not to be detached without force, neither by the command nor by
+// the client that keeps it, in whose root it is not mounted.
+func rootStays(t *guest.T) {
+	out, err := exec.Command("nbd-client", "detach", "nbd0").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "mounted on /") {
+		t.Errorf("detach of the root: %v, %s", err, out)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := supervise.Dial(ctx, rootState(t).Control)
+	t.Must(err, "control socket of the client")
+	defer c.Close()
+	var busy *supervise.BusyError
+	if err := c.Detach(ctx, 0, false); !errors.As(err, &busy) {
+		t.Errorf("the client of the root is to detach it: %v", err)
+	}
+	guest.DropCaches(t)
+	harness.Run(t, "ls", "/usr/share")
 }
 
 // state is what the client tells of a device, as far as it is needed here.
 type state struct {
 	Phase       string `json:"state"`
+	Control     string `json:"control"`
 	Reconnects  int    `json:"reconnects"`
 	Connections []struct {
 		Alive bool `json:"alive"`
@@ -138,6 +157,3 @@ func rootVerify(t *guest.T) {
 	}
 	tree.Verify(t, rootDir)
 }
-
-// rootReboot asks the system to start again.
-func rootReboot(t *guest.T) { harness.Run(t, "systemctl", "--no-block", "reboot") }

@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -33,6 +34,9 @@ func Little() []guest.Scenario {
 		{Name: "memory-locked", Series: all, Run: memoryLocked},
 		{Name: "swap-outside", Series: all, Run: swapOutside, Host: swapHost},
 		{Name: "swap-inside", Series: all, Run: swapInside},
+		{Name: "swap-beside", Series: all, Main: []string{"6.12"}, Run: swapBeside},
+		{Name: "swap-beside-tcp", Series: all, Run: swapBesideTCP, Long: true},
+		{Name: "swap-tls", Series: all, Long: true, Run: swapTLS, Host: swapTLSHost},
 		{Name: "loopback-writes", Series: []string{"6.12"}, Run: loopbackWrites},
 	}
 }
@@ -127,7 +131,76 @@ func swapOutside(t *guest.T) {
 // all of the way there is in memory that is short. Past the page cache, which would take
 // as much memory for a page that is written as it sets free.
 func swapInside(t *guest.T) {
-	k := guest.Keep{Args: []string{"-swap", "--raise-reserve", "--serve", "file:" + littleDisk + ",direct"}}.Do(t, 0)
+	k := guest.Keep{Args: []string{"-swap", "--raise-reserve", "--serve", littleDisk}}.Do(t, 0)
+	swap(t, k)
+}
+
+// swapBeside swaps on a device whose server is another process on the same machine.
+func swapBeside(t *guest.T) {
+	s := swapServer(t, false)
+	k := guest.Keep{URIs: []string{s.URI("disk")}, Args: []string{"-swap", "--raise-reserve"}}.Do(t, 0)
+	swap(t, k)
+	s.Stop()
+}
+
+// swapBesideTCP does it over TCP.
+func swapBesideTCP(t *guest.T) {
+	s := swapServer(t, true)
+	k := guest.Keep{URIs: []string{s.TCPURI("nbd", "disk")}, Args: []string{"-swap", "--raise-reserve"}}.Do(t, 0)
+	swap(t, k)
+	s.Stop()
+}
+
+// swapServer starts a server that is prepared for swap, and looks whether it is.
+func swapServer(t *guest.T, tcp bool) *harness.Server {
+	s := harness.Start(t, harness.Config{Generic: "swap = true\n", Exports: "[disk]\nexportname = file:" + littleDisk + ",direct\n", TCP: tcp})
+	// It listens first, prepares itself then, and serves last.
+	t.Await("the server serves", func() bool { return strings.Contains(s.Log(), "serving ") })
+	proc := fmt.Sprintf("/proc/%d/", s.PID())
+	status, err := os.ReadFile(proc + "status")
+	t.Must(err, "status of the server")
+	if strings.Contains(string(status), "VmLck:\t       0 kB") {
+		t.Error("the server has locked nothing")
+	}
+	if score, err := os.ReadFile(proc + "oom_score_adj"); err != nil || strings.TrimSpace(string(score)) != "-1000" {
+		t.Errorf("the server's out-of-memory score is %s, %v", score, err)
+	}
+	if log := s.Log(); strings.Contains(log, "not fit for swap") {
+		t.Errorf("the server says:\n%s", log)
+	}
+	return s
+}
+
+// swapTLSHost starts a server outside of the machine that wants TLS.
+func swapTLSHost(t testing.TB) []string {
+	dir := harness.Dir(t)
+	image := filepath.Join(dir, "swap.img")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 256*mib)); err != nil {
+		t.Fatal(err)
+	}
+	authority := harness.NewAuthority(t, dir, "authority")
+	s := harness.StartIn(t, dir, harness.Config{
+		Generic: "force_tls = true\n" + harness.ServerLines(authority.Issue(t, "server", "server", guest.HostAddress), ""),
+		Exports: "[disk]\nexportname = " + image + "\n", TCP: true, Plain: true,
+	})
+	certificate, err := os.ReadFile(authority.CA())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{strconv.Itoa(s.Port), base64.StdEncoding.EncodeToString(certificate)}
+}
+
+// swapTLS swaps on a device whose connection is encrypted: every page goes through a
+// process that needs memory for it, which is promised to nobody.
+func swapTLS(t *guest.T) {
+	certificate, err := base64.StdEncoding.DecodeString(t.Args[1])
+	t.Must(err, "certificate")
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	t.Must(os.WriteFile(ca, certificate, 0o600), "certificate")
+	k := guest.Keep{
+		URIs: []string{fmt.Sprintf("nbds://%s:%s/disk", guest.HostAddress, t.Args[0])},
+		Args: []string{"-swap", "--raise-reserve", "-A", ca},
+	}.Do(t, 0)
 	swap(t, k)
 }
 

@@ -1,4 +1,4 @@
-package supervise
+package hangups
 
 import (
 	"fmt"
@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// poller sees sockets hang up, without reading from them: their data are the kernel's.
+// Poller sees sockets hang up, without reading from them: their data are the kernel's.
 // It is one epoll set, for which the runtime's own poller waits, so that no thread is
 // held, and nothing is done for each packet that comes in.
-type poller struct {
+type Poller struct {
 	fd    int
 	file  *os.File
 	ended chan struct{}
@@ -21,8 +21,8 @@ type poller struct {
 	watched map[uint64]func()
 }
 
-// newPoller starts one.
-func newPoller() (*poller, error) {
+// New starts one. It must be closed.
+func New() (*Poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -31,7 +31,7 @@ func newPoller() (*poller, error) {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	p := &poller{fd: fd, file: os.NewFile(uintptr(fd), "hang-ups"), ended: make(chan struct{}), watched: map[uint64]func(){}}
+	p := &Poller{fd: fd, file: os.NewFile(uintptr(fd), "hang-ups"), ended: make(chan struct{}), watched: map[uint64]func(){}}
 	raw, err := p.file.SyscallConn()
 	if err != nil {
 		p.file.Close()
@@ -45,7 +45,7 @@ func newPoller() (*poller, error) {
 }
 
 // poll tells of all hang-ups that there are, and reports whether to go on.
-func (p *poller) poll() bool {
+func (p *Poller) poll() bool {
 	var events [16]unix.EpollEvent
 	for {
 		n, err := unix.EpollWait(p.fd, events[:], 0)
@@ -66,10 +66,10 @@ func (p *poller) poll() bool {
 	}
 }
 
-// watch has f called, from the poller's goroutine, when f's peer or the kernel has hung
+// Watch has f called, from the poller's goroutine, when f's peer or the kernel has hung
 // up, once for each step of that. It must not wait. The file must not be closed before
-// the function that watch returns has been called.
-func (p *poller) watch(file *os.File, f func()) (stop func(), err error) {
+// the function that Watch returns has been called.
+func (p *Poller) Watch(file *os.File, f func()) (stop func(), err error) {
 	p.mu.Lock()
 	p.last++
 	id := p.last
@@ -98,8 +98,21 @@ func (p *poller) watch(file *os.File, f func()) (stop func(), err error) {
 	}, nil
 }
 
-// close ends the poller. No function of watch is called after it has returned.
-func (p *poller) close() {
+// Close ends the poller. No function of Watch is called after it has returned.
+func (p *Poller) Close() {
 	p.file.Close()
 	<-p.ended
+}
+
+// withFD calls f with the file's descriptor, which stays open meanwhile.
+func withFD(file *os.File, f func(fd int) error) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	if err := raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil {
+		return err
+	}
+	return failed
 }

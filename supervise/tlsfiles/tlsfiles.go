@@ -1,4 +1,6 @@
-package supervise
+// Package tlsfiles makes the configuration of TLS for one server, from files that may be
+// beyond reach when they are needed next: on a device that waits for that very server.
+package tlsfiles
 
 import (
 	"crypto/sha256"
@@ -10,18 +12,33 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 
 	"nbd.example/nbd/uri"
 )
 
-// tlsSource makes the TLS configuration for one server. Its files are read when the
+// Files name the files that TLS needs, by absolute paths. They are read at each
+// connection, so that renewed certificates are taken. The server's name is verified,
+// always, unless the URI says expressly that it need not be (tls-verify-peer=0).
+type Files struct {
+	Cert string `json:"cert,omitempty"`
+	Key  string `json:"key,omitempty"`
+	CA   string `json:"ca,omitempty"`   // "" means those of the system
+	Name string `json:"name,omitempty"` // of the server; "" means the host's
+	// MinVersion and MaxVersion are versions of TLS as crypto/tls counts them; 0 means
+	// its defaults.
+	MinVersion uint16 `json:"min_version,omitempty"`
+	MaxVersion uint16 `json:"max_version,omitempty"`
+	// Insecure verifies no name and no authority. Then the public key that was seen
+	// first must stay the same.
+	Insecure bool `json:"insecure,omitempty"`
+}
+
+// Source makes the TLS configuration for one server. Its files are read when the
 // device is attached. Later they may be on a device that cannot be read, so what was
 // read is used, and they are read anew on the side, when a connection has failed:
 // that is how renewed certificates get in.
-type tlsSource struct {
+type Source struct {
 	load func() (*tls.Config, error)
 
 	mu     sync.Mutex
@@ -29,12 +46,12 @@ type tlsSource struct {
 	busy   bool // somebody reads the files
 }
 
-// newTLSSource reads the files that u and files name.
-func newTLSSource(u *uri.URI, files *TLSFiles) (*tlsSource, error) {
+// New reads the files that u and files name.
+func New(u *uri.URI, files *Files) (*Source, error) {
 	if u.TLSType != "" && u.TLSType != "x509" || u.TLSPSKFile != "" {
 		return nil, fmt.Errorf("TLS without certificates (tls-type=%s): %w", u.TLSType, errors.ErrUnsupported)
 	}
-	var t TLSFiles
+	var t Files
 	if files != nil {
 		t = *files
 	}
@@ -55,7 +72,7 @@ func newTLSSource(u *uri.URI, files *TLSFiles) (*tlsSource, error) {
 	if t.Name == "" && !t.Insecure {
 		return nil, errors.New("there is no host name to verify the server's certificate against: give one (tls-hostname=NAME in the URI)")
 	}
-	s := &tlsSource{load: t.load}
+	s := &Source{load: t.load}
 	var err error
 	s.config, err = s.load()
 	return s, err
@@ -63,7 +80,7 @@ func newTLSSource(u *uri.URI, files *TLSFiles) (*tlsSource, error) {
 
 // inDirectory names the files that libnbd and QEMU expect in a directory, where no
 // others are named.
-func (t *TLSFiles) inDirectory(dir string) {
+func (t *Files) inDirectory(dir string) {
 	named := func(name string) string {
 		path := filepath.Join(dir, name)
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -80,7 +97,7 @@ func (t *TLSFiles) inDirectory(dir string) {
 }
 
 // load reads the files.
-func (t *TLSFiles) load() (*tls.Config, error) {
+func (t *Files) load() (*tls.Config, error) {
 	c := &tls.Config{
 		ServerName: t.Name, InsecureSkipVerify: t.Insecure,
 		MinVersion: t.MinVersion, MaxVersion: t.MaxVersion,
@@ -111,15 +128,15 @@ func (t *TLSFiles) load() (*tls.Config, error) {
 	return c, nil
 }
 
-// get returns the configuration, which must not be changed.
-func (s *tlsSource) get() *tls.Config {
+// Get returns the configuration, which must not be changed.
+func (s *Source) Get() *tls.Config {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.config
 }
 
-// refresh reads the files again, in the background, unless that is being done.
-func (s *tlsSource) refresh() {
+// Refresh reads the files again, in the background, unless that is being done.
+func (s *Source) Refresh() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy {
@@ -137,26 +154,17 @@ func (s *tlsSource) refresh() {
 	}()
 }
 
-// peerIdentity says who the server is, so that its next certificate, after a renewal,
-// says the same: by the names in it and who vouches for them. Where nothing is verified
-// it is the key alone that can tell.
-func peerIdentity(state *tls.ConnectionState) string {
-	if state == nil || len(state.PeerCertificates) == 0 {
+// Identity says who the server is, so that its next certificate, after a renewal, says the
+// same: by the name that was verified, whatever other names there are, and whichever
+// authority that is trusted vouches for it. Where nothing is verified it is the key alone
+// that can tell.
+func (s *Source) Identity(state *tls.ConnectionState) string {
+	switch {
+	case state == nil || len(state.PeerCertificates) == 0:
 		return ""
+	case len(state.VerifiedChains) > 0:
+		return "name " + s.Get().ServerName
 	}
-	leaf := state.PeerCertificates[0]
-	if len(state.VerifiedChains) == 0 {
-		sum := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
-		return "key " + hex.EncodeToString(sum[:])
-	}
-	names := slices.Clone(leaf.DNSNames)
-	for _, ip := range leaf.IPAddresses {
-		names = append(names, ip.String())
-	}
-	for _, u := range leaf.URIs {
-		names = append(names, u.String())
-	}
-	slices.Sort(names)
-	chain := state.VerifiedChains[0]
-	return fmt.Sprintf("%s (%s) by %s", leaf.Subject, strings.Join(slices.Compact(names), ", "), chain[len(chain)-1].Subject)
+	sum := sha256.Sum256(state.PeerCertificates[0].RawSubjectPublicKeyInfo)
+	return "key " + hex.EncodeToString(sum[:])
 }

@@ -1,14 +1,15 @@
-package supervise
+// Package tasks does on the side what must not be waited for.
+package tasks
 
 import (
 	"context"
 	"sync"
 )
 
-// worker does what must not be waited for: it writes files, and passes copies of sockets
-// to whoever keeps them. A task that was not begun yet is replaced by a newer one of the
-// same key.
-type worker struct {
+// Queue is a goroutine that does one task after the other: writes files, for example. A
+// task that was not begun yet is replaced by a newer one of the same key. Its methods may
+// be called concurrently.
+type Queue struct {
 	mu     sync.Mutex
 	tasks  []task
 	wake   chan struct{} // holds one if there are tasks, or the end
@@ -21,14 +22,15 @@ type task struct {
 	f   func()
 }
 
-func newWorker() *worker {
-	w := &worker{wake: make(chan struct{}, 1), ended: make(chan struct{})}
+// New starts one. It must be closed.
+func New() *Queue {
+	w := &Queue{wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	go w.run()
 	return w
 }
 
-// do has f done some time. A nil key replaces nothing.
-func (w *worker) do(key any, f func()) {
+// Do has f done some time. A nil key replaces nothing.
+func (w *Queue) Do(key any, f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -44,17 +46,17 @@ func (w *worker) do(key any, f func()) {
 	w.signal()
 }
 
-func (w *worker) signal() {
+func (w *Queue) signal() {
 	select {
 	case w.wake <- struct{}{}:
 	default:
 	}
 }
 
-// flush waits until all is done that was to be done before.
-func (w *worker) flush(ctx context.Context) error {
+// Flush waits until all is done that was to be done before.
+func (w *Queue) Flush(ctx context.Context) error {
 	done := make(chan struct{})
-	w.do(nil, func() { close(done) })
+	w.Do(nil, func() { close(done) })
 	select {
 	case <-done:
 		return nil
@@ -65,9 +67,8 @@ func (w *worker) flush(ctx context.Context) error {
 	}
 }
 
-// close lets the worker end after what is to be done, and waits for it as long as ctx
-// allows.
-func (w *worker) close(ctx context.Context) error {
+// Close lets it end after what is to be done, and waits for it as long as ctx allows.
+func (w *Queue) Close(ctx context.Context) error {
 	w.mu.Lock()
 	w.closed = true
 	w.signal()
@@ -80,7 +81,7 @@ func (w *worker) close(ctx context.Context) error {
 	}
 }
 
-func (w *worker) run() {
+func (w *Queue) run() {
 	defer close(w.ended)
 	for range w.wake {
 		for {
