@@ -6,6 +6,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"nbd.example/nbd/internal/socket"
 )
 
 const (
@@ -40,7 +42,7 @@ func (s *Server) accept(l net.Listener, oldstyle *string) error {
 		nc, err := l.Accept()
 		if err == nil {
 			wait = 0
-			s.start(nc, oldstyle)
+			s.start(socket.Own(nc), oldstyle)
 			continue
 		}
 		if s.isClosing() {

@@ -3,6 +3,7 @@ package server
 import (
 	"net"
 	"runtime"
+	"syscall"
 	"time"
 )
 
@@ -21,9 +22,16 @@ func orDefault[T int | time.Duration](v, def T) T {
 	return v
 }
 
+// tcpConn is a connection of TCP, whoever it is made by.
+type tcpConn interface {
+	syscall.Conn
+	SetNoDelay(bool) error
+	SetKeepAliveConfig(net.KeepAliveConfig) error
+}
+
 // apply sets the options of a TCP connection, and does nothing to others.
 func (k *KeepAlive) apply(conn net.Conn) error {
-	tcp, ok := conn.(*net.TCPConn)
+	tcp, ok := conn.(tcpConn)
 	if !ok {
 		return nil
 	}

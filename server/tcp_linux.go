@@ -1,7 +1,6 @@
 package server
 
 import (
-	"net"
 	"os"
 	"time"
 
@@ -9,7 +8,7 @@ import (
 )
 
 // setUserTimeout sets TCP_USER_TIMEOUT; see tcp(7).
-func setUserTimeout(conn *net.TCPConn, t time.Duration) error {
+func setUserTimeout(conn tcpConn, t time.Duration) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err

@@ -3,14 +3,13 @@
 package server
 
 import (
-	"net"
 	"os"
 	"time"
 )
 
 // setUserTimeout sets what comes next to Linux's TCP_USER_TIMEOUT here: an option
 // that counts in seconds.
-func setUserTimeout(conn *net.TCPConn, t time.Duration) error {
+func setUserTimeout(conn tcpConn, t time.Duration) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err

@@ -57,6 +57,7 @@ type conn struct {
 	settled bool     // quiet is closed
 	fenced  bool     // siblings were looked at since the last read
 	stats   Stats    // the reader's
+	seen    uint64   // how many requests there had been at the last wait
 	wstats  workerStats
 	pending atomic.Int64 // requests whose answer has not been sent
 	held    account      // bytes of answers, ready or to be
@@ -111,8 +112,10 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	c.mapped = c.raw != nil && c.dev.HasMapped()
 	c.cond.L = &c.mu
 	s.Live.watch(c)
-	_, tcp := nc.(*net.TCPConn)
-	c.in = input{conn: nc, raw: c.raw, idle: c.flush, patient: tcp}
+	c.in = input{conn: nc, raw: c.raw, idle: c.flush}
+	if p, ok := nc.(interface{ Linger(deep bool) bool }); ok {
+		c.in.linger = p.Linger
+	}
 	c.in.init(s.Early)
 	c.out = output{conn: nc, raw: c.raw, stuck: c.cfg.StuckTimeout, sent: c.sent, avoid: c.dev.Avoid}
 	c.out.init()

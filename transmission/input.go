@@ -20,10 +20,10 @@ type input struct {
 	n    int
 	err  error
 	read func(fd uintptr) bool // readable, bound once
-	// patient says that lingering may be worth it; pause is how many waits are to
-	// pass before it is tried again, and backoff how many that were the last time.
-	patient        bool
-	pause, backoff int
+	// linger waits for a moment, if that may be worth it, and reports whether there
+	// is something to read. Nil if conn cannot do that.
+	linger func(deep bool) bool
+	deep   bool // several requests came at once the last time
 	// idle is called when there is nothing to read, before waiting. It reports
 	// whether it has sent something.
 	idle func() bool

@@ -1,25 +1,11 @@
 package transmission
 
 import (
-	"sync/atomic"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
-
-// Over TCP the next request often comes a moment after an answer. To wait for it
-// in the kernel, as a thread, takes less than to park the goroutine and to have
-// the scheduler wake a thread, or two, for it: measured, a fifth to a half. (Over
-// unix sockets it brings nothing: there the client runs on our processor.)
-const (
-	lingerTime  = 300 * time.Microsecond
-	lingerLimit = 8  // connections at a time: each holds a thread meanwhile
-	lingerPause = 64 // waits that pass, at most, after it was in vain
-)
-
-var lingering atomic.Int32
 
 // readable receives once, or gives the buffer back and asks to be called again
 // when there is something.
@@ -33,33 +19,10 @@ func (in *input) readable(fd uintptr) bool {
 	if in.into != nil {
 		return false
 	}
-	if in.patient && in.linger(fd) {
+	if in.linger != nil && in.linger(in.deep) && in.receiveNow(fd) {
 		return true
 	}
 	in.rest()
-	return false
-}
-
-// linger waits for a moment, where that has lately been worth it.
-func (in *input) linger(fd uintptr) bool {
-	if in.pause > 0 {
-		in.pause--
-		return false
-	}
-	ok := false
-	if lingering.Add(1) <= lingerLimit {
-		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		limit := unix.NsecToTimespec(int64(lingerTime))
-		n, err := unix.Ppoll(fds[:], &limit, nil)
-		ok = err == nil && n > 0 && in.receiveNow(fd)
-	}
-	lingering.Add(-1)
-	if ok {
-		in.backoff = 0
-		return true
-	}
-	in.backoff = min(2*in.backoff+1, lingerPause)
-	in.pause = in.backoff
 	return false
 }
 

@@ -21,6 +21,9 @@ const page = 4096
 // through this process, in bytes.
 const longRead = 64 << 10
 
+// deepQueue is how many requests must come at once for a queue to be deep.
+const deepQueue = 4
+
 // errDisconnect is how readAll's callees say NBD_CMD_DISC.
 var errDisconnect = errors.New("disconnect")
 
@@ -53,6 +56,8 @@ func (c *conn) fill() error {
 	}
 	c.fenced = false
 	c.publish()
+	c.in.deep = c.stats.Requests-c.seen >= deepQueue
+	c.seen = c.stats.Requests
 	return c.in.fill()
 }
 

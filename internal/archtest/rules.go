@@ -48,6 +48,7 @@ var rules = []rule{
 	{path: "internal/vsocket", may: []string{netlink}},
 	{path: "internal/nbdcmd", may: []string{"client", "block", "backend/file", "internal", cobra}},
 	{path: "internal/genman", may: []string{"internal", cobra}},
+	{path: "internal/socket", may: []string{sys}},
 	{path: "internal", may: []string{"proto", "block", sys}},
 	{path: "test", may: []string{anything}},
 }
@@ -66,6 +67,8 @@ var moreForTests = map[string][]string{
 	"server":       {"client", "chain"},
 	"supervise":    {"server", "chain"},
 	"uri":          {},
+	// The conformance suite for connections.
+	"internal/socket": {"golang.org/x/net/nettest"},
 }
 
 // ruleFor returns the rule with the longest path that holds pkg, a path relative

@@ -12,23 +12,28 @@ import (
 
 // TestIdleConnections holds 5,000 connections that have worked and now rest.
 func TestIdleConnections(t *testing.T) {
-	const (
-		crowd = 5000
-		most  = 100 * mib // above an idle server
-	)
 	testgate.Requires(t, testgate.Linux(), testgate.Files(2*crowd))
+	for _, network := range []string{"unix", "tcp"} {
+		t.Run(network, func(t *testing.T) { idleConnections(t, network) })
+	}
+}
+
+const crowd = 5000
+
+func idleConnections(t *testing.T, network string) {
+	const most = 100 * mib // above an idle server
 	data := harness.Random(10, 8*mib)
 	s := serve(t, data)
 	before := settledUsage(t, s, data)
 	var clients []*raw
 	for range crowd {
-		c := open(t, s, "disk")
+		c := openBy(t, s, network, "disk")
 		if err := c.roundTrips(1, data); err != nil {
 			t.Fatal(err)
 		}
 		clients = append(clients, c)
 	}
-	c := open(t, s, "disk")
+	c := openBy(t, s, network, "disk")
 	if err := c.roundTrips(5000, data); err != nil {
 		t.Errorf("a client beside the crowd: %v", err)
 	}

@@ -233,6 +233,11 @@ func unhurt(t *testing.T, s *harness.Server, data []byte) {
 // settledUsage returns what the server holds when it has worked once, and rests.
 func settledUsage(t *testing.T, s *harness.Server, data []byte) harness.Usage {
 	t.Helper()
+	c := openBy(t, s, "tcp", "disk") // for the first of which it opens files that stay
+	if err := c.roundTrips(1, data); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 	unhurt(t, s, data)
 	return s.Usage()
 }

@@ -1,0 +1,187 @@
+package socket
+
+import (
+	"math/bits"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	seats       = 16                   // how many may linger at a time: each holds a thread meanwhile
+	lingerTime  = 5 * time.Millisecond // and up to twice that
+	lingerPause = 64                   // waits that pass, at most, after it was in vain
+	ticksAtRest = 20                   // before the lounge closes
+)
+
+// lounge is where Conns linger. They wait without a time limit of their own, since to set
+// up a timer in the kernel for each wait costs as much as a quarter of a request. One
+// ticker sends away those who stay for too long.
+type lounge struct {
+	open  func() error
+	bell  int           // an eventfd, which all look at
+	taken atomic.Uint32 // a bit for each seat
+	since [seats]atomic.Uint32
+	tick  atomic.Uint32
+	// runs says that the ticker does; asked that somebody has come since its last tick.
+	runs, asked atomic.Bool
+	// deep counts the Conns with deep queues that have come since the last tick, and
+	// crowd is how many those were in the tick before.
+	deep, crowd atomic.Int32
+}
+
+var lobby = func() *lounge {
+	l := new(lounge)
+	l.open = sync.OnceValue(func() (err error) {
+		l.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		return os.NewSyscallError("eventfd2", err)
+	})
+	return l
+}()
+
+// sit takes a seat. It is below 0 if there is none.
+func (l *lounge) sit() int {
+	for {
+		t := l.taken.Load()
+		i := bits.TrailingZeros32(^t)
+		if i >= seats {
+			return -1
+		}
+		if l.taken.CompareAndSwap(t, t|1<<i) {
+			l.since[i].Store(l.tick.Load())
+			return i
+		}
+	}
+}
+
+// rise gives a seat back.
+func (l *lounge) rise(seat int) { l.taken.And(^uint32(1 << seat)) }
+
+// late reports whether somebody sits there for too long.
+func (l *lounge) late(seat int) bool {
+	return l.taken.Load()&(1<<seat) != 0 && l.tick.Load()-l.since[seat].Load() > 1
+}
+
+// enter sees to it that the ticker runs.
+func (l *lounge) enter() {
+	if !l.asked.Load() {
+		l.asked.Store(true)
+	}
+	if !l.runs.Load() && l.runs.CompareAndSwap(false, true) {
+		go l.run()
+	}
+}
+
+// run is the ticker.
+func (l *lounge) run() {
+	t := time.NewTicker(lingerTime)
+	defer t.Stop()
+	for idle := 0; idle < ticksAtRest; {
+		<-t.C
+		l.silence() // who was late may have left for another reason
+		l.tick.Add(1)
+		l.crowd.Store(l.deep.Swap(0))
+		for i := range seats {
+			if l.late(i) {
+				unix.Write(l.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // a number that is not 0, in any byte order
+				break
+			}
+		}
+		if idle++; l.asked.Swap(false) || l.taken.Load() != 0 {
+			idle = 0
+		}
+	}
+	l.runs.Store(false)
+	if l.asked.Load() {
+		l.enter()
+	}
+}
+
+func (l *lounge) silence() {
+	var b [8]byte
+	unix.Read(l.bell, b[:])
+}
+
+// patience is how much a Conn lingers. It belongs to the reader.
+type patience struct {
+	// pause is how many waits are to pass before it is tried again, and backoff how many
+	// that were the last time.
+	pause, backoff int
+	counted        uint32 // the tick in which it was last counted as deep
+}
+
+// Linger waits for a moment, as a thread, if that has lately been worth it, and reports
+// whether there is something to read. deep says that several requests came at once the
+// last time. If there are more such connections than processors, they do not linger: the
+// poller gathers what comes for them, while threads would only take turns.
+//
+// Only the one who reads may call it, also in a function that is called by the RawConn's
+// Read.
+func (c *Conn) Linger(deep bool) bool {
+	if c.use() != nil {
+		return false
+	}
+	defer c.done()
+	return c.linger(deep)
+}
+
+// linger is Linger for one who uses c.
+func (c *Conn) linger(deep bool) bool {
+	if c.pause > 0 {
+		c.pause--
+		return false
+	}
+	l := lobby
+	if l.open() != nil {
+		return false
+	}
+	l.enter()
+	if deep && l.crowded(&c.patience) {
+		return false
+	}
+	seat := l.sit()
+	if seat < 0 {
+		return false
+	}
+	ok := l.wait(seat, c.fd)
+	l.rise(seat)
+	if ok {
+		c.backoff = 0
+		return true
+	}
+	c.backoff = min(2*c.backoff+1, lingerPause)
+	c.pause = c.backoff
+	return false
+}
+
+// crowded counts a Conn with a deep queue, and reports whether there are too many.
+func (l *lounge) crowded(p *patience) bool {
+	if now := l.tick.Load(); p.counted != now {
+		p.counted = now
+		l.deep.Add(1)
+	}
+	return int(l.crowd.Load()) > runtime.GOMAXPROCS(0)
+}
+
+// wait waits until fd can be read (true), or for too long. Whoever is late and hears the
+// bell silences it; if that keeps it from others, it rings again at the next tick.
+func (l *lounge) wait(seat, fd int) bool {
+	fds := [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(l.bell), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Ppoll(fds[:], nil, nil)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return false
+		case fds[0].Revents != 0:
+			return true
+		case l.late(seat):
+			l.silence()
+			return false
+		}
+	}
+}
