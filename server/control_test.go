@@ -413,8 +413,11 @@ func TestChangeSuperseded(t *testing.T) {
 // heard is a Tap that counts.
 type heard struct{ n atomic.Int64 }
 
-func (h *heard) Payloads() bool                              { return false }
-func (h *heard) Begun(proto.Request, []byte)                 { h.n.Add(1) }
+func (h *heard) Payloads() bool { return false }
+func (h *heard) Begun(proto.Request, []byte, interface{ Release() }) bool {
+	h.n.Add(1)
+	return false
+}
 func (h *heard) Ended(uint64, proto.Errno)                   {}
 func (h *heard) Answered(proto.Request, []byte, proto.Errno) { h.n.Add(1) }
 

@@ -1,6 +1,9 @@
 package transmission
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // Sizes of pooled buffers, in bytes. Each leaves room for the header of a reply
 // behind a power of two of data.
@@ -18,6 +21,8 @@ var classes = [...]int{smallSize, mediumSize, batchSize, largeSize}
 type buffer struct {
 	b     []byte
 	class int // index of classes; -1 for one that is too large to keep
+	// shared is 0 while there is one user, else how many there are.
+	shared atomic.Int32
 }
 
 var pools [len(classes)]sync.Pool // of *buffer
@@ -33,9 +38,9 @@ func getBuffer(n int) *buffer {
 			b.b = b.b[:n]
 			return b
 		}
-		return &buffer{make([]byte, n, size), i}
+		return &buffer{b: make([]byte, n, size), class: i}
 	}
-	return &buffer{make([]byte, n), -1}
+	return &buffer{b: make([]byte, n), class: -1}
 }
 
 // size returns how much memory b takes, in bytes. That of nil is 0.
@@ -56,8 +61,18 @@ func bufferSize(n int) int {
 	return n
 }
 
+// share adds a second user, who is to call Release.
+func (b *buffer) share() { b.shared.Store(2) }
+
+// Release is put, for the second user.
+func (b *buffer) Release() { b.put() }
+
+// put ends the use of a buffer.
 func (b *buffer) put() {
-	if b != nil && b.class >= 0 {
+	if b == nil || b.shared.Load() > 0 && b.shared.Add(-1) > 0 {
+		return
+	}
+	if b.class >= 0 {
 		pools[b.class].Put(b)
 	}
 }

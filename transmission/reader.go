@@ -77,7 +77,7 @@ func (c *conn) readOne(need int) error {
 	c.batch.large = len(head) >= 2*need
 	if r.Command == proto.CmdDisc {
 		if c.tap != nil {
-			c.tap.Begun(r, nil)
+			c.tap.Begun(r, nil, nil)
 		}
 		return errDisconnect
 	}

@@ -21,9 +21,11 @@ type Tap interface {
 	// carried out.
 	Payloads() bool
 	// Begun is called before a request is carried out. payload is what it
-	// writes, nil for other commands, and nil if Payloads is false; it is valid
-	// during the call only. NBD_CMD_DISC has no Ended.
-	Begun(r proto.Request, payload []byte)
+	// writes, nil for other commands, and nil if Payloads is false. It is valid
+	// during the call, and if Begun returns true until the Tap has called
+	// owner.Release, once, from any goroutine. owner is nil if payload is. NBD_CMD_DISC
+	// has no Ended.
+	Begun(r proto.Request, payload []byte, owner interface{ Release() }) (kept bool)
 	// Ended is called when the request with that cookie, of the same connection,
 	// has its answer.
 	Ended(cookie uint64, e proto.Errno)
@@ -42,11 +44,14 @@ func (c *conn) tapAnswered(r *proto.Request, payload []byte) {
 
 // tapBegun tells of a request that a worker carries out.
 func (c *conn) tapBegun(q *request) {
-	var payload []byte
-	if c.payloads && q.Command == proto.CmdWrite && q.payload != nil {
-		payload = q.payload.b
+	if !c.payloads || q.Command != proto.CmdWrite || q.payload == nil {
+		c.tap.Begun(q.Request, nil, nil)
+		return
 	}
-	c.tap.Begun(q.Request, payload)
+	q.payload.share()
+	if !c.tap.Begun(q.Request, q.payload.b, q.payload) {
+		q.payload.Release()
+	}
 }
 
 // tapEnded tells how a worker has answered a request.

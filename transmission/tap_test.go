@@ -24,8 +24,16 @@ type told struct {
 // recorder is a Tap that keeps what it is told.
 type recorder struct {
 	payloads bool
+	keeps    bool // payloads that have an owner
 	mu       sync.Mutex
 	calls    []told
+	kept     []keptPayload
+}
+
+// keptPayload is a payload that a recorder has not given back.
+type keptPayload struct {
+	payload, want []byte
+	owner         interface{ Release() }
 }
 
 func (t *recorder) Payloads() bool { return t.payloads }
@@ -39,8 +47,15 @@ func (t *recorder) tell(x told) {
 	t.calls = append(t.calls, x)
 }
 
-func (t *recorder) Begun(r proto.Request, payload []byte) {
+func (t *recorder) Begun(r proto.Request, payload []byte, owner interface{ Release() }) bool {
 	t.tell(told{request: true, r: r, payload: payload})
+	if !t.keeps || owner == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.kept = append(t.kept, keptPayload{payload, bytes.Clone(payload), owner})
+	return true
 }
 
 func (t *recorder) Ended(cookie uint64, e proto.Errno) {
@@ -166,6 +181,38 @@ func TestTapOrder(t *testing.T) {
 	})
 }
 
+// TestTapKeeps keeps what is written, while more is. It must stay as it was until it is given
+// back, and then serve again.
+func TestTapKeeps(t *testing.T) {
+	const size = 1 << 20
+	x := &recorder{payloads: true, keeps: true}
+	dev := stack(t, newRAM(size))
+	r := tap(t, dev, x, setup{})
+	const writes = 20
+	for i := range uint64(writes) {
+		r.want(proto.OK, proto.Request{Command: proto.CmdWrite, Cookie: i + 1, Flags: proto.CmdFlagFUA}, full(byte(i), 100<<10))
+	}
+	r.end()
+	if len(x.kept) != writes {
+		t.Fatalf("%d payloads were kept, want %d", len(x.kept), writes)
+	}
+	places := map[*byte]bool{}
+	for i, k := range x.kept {
+		if places[&k.payload[0]] || !bytes.Equal(k.payload, k.want) {
+			t.Errorf("payload %d has been used again", i)
+		}
+		places[&k.payload[0]] = true
+		b := k.owner.(*buffer)
+		if n := b.shared.Load(); n != 1 {
+			t.Errorf("payload %d has %d users, want the tap", i, n)
+		}
+		k.owner.Release()
+		if n := b.shared.Load(); n != 0 {
+			t.Errorf("payload %d has %d users after its release", i, n)
+		}
+	}
+}
+
 // overlaps sends changes that overlap each other, all at once, and takes the replies.
 func overlaps(t *testing.T, r *rig, seed uint64, size uint64) {
 	rng := rand.New(rand.NewPCG(seed, 3))
@@ -213,10 +260,10 @@ func TestTapErrors(t *testing.T) {
 // nothing is a Tap that does nothing.
 type nothing struct{ payloads bool }
 
-func (n nothing) Payloads() bool                            { return n.payloads }
-func (nothing) Begun(proto.Request, []byte)                 {}
-func (nothing) Ended(uint64, proto.Errno)                   {}
-func (nothing) Answered(proto.Request, []byte, proto.Errno) {}
+func (n nothing) Payloads() bool                                         { return n.payloads }
+func (nothing) Begun(proto.Request, []byte, interface{ Release() }) bool { return false }
+func (nothing) Ended(uint64, proto.Errno)                                {}
+func (nothing) Answered(proto.Request, []byte, proto.Errno)              {}
 
 // TestTapAllocations wants a tap to take no memory for each request on the fast
 // paths.

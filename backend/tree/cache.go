@@ -24,7 +24,8 @@ type cacheShard struct {
 	turn  int               // counts the files that came while there was no room
 }
 
-// handle is an open file. Who uses it holds the lock of its block.
+// handle is an open file. Who uses it holds the lock of its block, and does not touch it after
+// it was released.
 type handle struct {
 	File
 	block int64
@@ -35,6 +36,8 @@ type handle struct {
 	whole atomic.Bool  // the file has its full length
 	noted atomic.Int64 // the period of dirty in which the block was last noted
 }
+
+var handles sync.Pool // of *handle, for files that are used once
 
 const (
 	cacheShards = 16
@@ -90,7 +93,10 @@ func (c *cache) put(b int64, f File, keep bool) *handle {
 		s.files[b] = h
 		s.ring = append(s.ring, h)
 	default:
-		h = &handle{File: f, block: b, once: true}
+		if h, _ = handles.Get().(*handle); h == nil {
+			h = &handle{once: true}
+		}
+		h.File, h.block = f, b
 	}
 	s.mu.Unlock()
 	if twice {
@@ -114,6 +120,10 @@ func (s *cacheShard) room() bool {
 func (h *handle) release() {
 	if h.once {
 		h.Close()
+		h.File = nil
+		h.whole.Store(false)
+		h.noted.Store(0)
+		handles.Put(h)
 		return
 	}
 	h.users.Add(-1)

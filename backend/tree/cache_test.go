@@ -156,6 +156,40 @@ func TestInPlace(t *testing.T) {
 	}
 }
 
+// TestInPlaceLong leaves long writes to others, and no shorter ones.
+func TestInPlaceLong(t *testing.T) {
+	_, d := openWatched(t, Config{Size: 1 << 20}, &watched{})
+	p := make([]byte, longWrite)
+	if err := d.WriteAt(t.Context(), p, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if d.TryWrite(p, 0) || !d.TryWrite(p[1:], 0) {
+		t.Errorf("a write of %d bytes is made in place, or one byte less is not", len(p))
+	}
+}
+
+// TestBlockSet compares a set with a map.
+func TestBlockSet(t *testing.T) {
+	var s blockSet
+	want := map[int64]bool{}
+	for _, b := range []int64{0, 1, 63, 64, fan - 1, fan, fan + 1, 5 * fan, 1 << 40, 1, fan} {
+		s.add(b)
+		want[b] = true
+	}
+	got := 0
+	for b := range s.all {
+		if got++; !want[b] {
+			t.Errorf("block %d is in the set", b)
+		}
+	}
+	if got != len(want) || s.count != got {
+		t.Errorf("%d blocks, and a count of %d, want %d", got, s.count, len(want))
+	}
+	for range s.all { // ends when it is told to
+		break
+	}
+}
+
 // TestInPlaceSync has a tree in which each write is stable when it is answered.
 func TestInPlaceSync(t *testing.T) {
 	_, d := openWatched(t, Config{Size: 1 << 20, Sync: true}, &watched{})

@@ -51,9 +51,13 @@ func (t *Tree) openNow(b int64, keep bool) *handle {
 	return t.cache.put(b, f, keep)
 }
 
+// longWrite is the length from which a write is left to others, in bytes. It would take
+// long, and meanwhile nobody would read what comes next.
+const longWrite = 64<<10 + 1
+
 // TryWrite implements block.Direct. Files are not made here.
 func (t *Tree) TryWrite(p []byte, off int64) bool {
-	if t.config.Sync {
+	if t.config.Sync || len(p) >= longWrite {
 		return false
 	}
 	for len(p) > 0 {

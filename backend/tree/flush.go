@@ -11,6 +11,39 @@ import (
 	"nbd.example/nbd/block"
 )
 
+// blockSet is a set of blocks, of which neighbours take little room. The zero value is
+// empty.
+type blockSet struct {
+	folders map[int64]*children // by the index of a leaf
+	count   int
+}
+
+func (s *blockSet) add(b int64) {
+	if s.folders == nil {
+		s.folders = map[int64]*children{}
+	}
+	c := s.folders[b>>fanBits]
+	if c == nil {
+		c = new(children)
+		s.folders[b>>fanBits] = c
+	}
+	if i := b & (fan - 1); !c.has(i) {
+		c.add(i)
+		s.count++
+	}
+}
+
+// all calls yield with each block.
+func (s *blockSet) all(yield func(b int64) bool) {
+	for n, c := range s.folders {
+		for i := c.next(0); i < fan; i = c.next(i + 1) {
+			if !yield(n<<fanBits | i) {
+				return
+			}
+		}
+	}
+}
+
 // dirty is what was changed since the last flush. The zero value is ready.
 type dirty struct {
 	syncsAll bool // the file system can be made stable at once
@@ -19,8 +52,8 @@ type dirty struct {
 	count   atomic.Int64 // of files
 
 	mu    sync.Mutex
-	files map[int64]struct{} // blocks
-	many  bool               // too many blocks to list them: files is empty
+	files blockSet
+	many  bool // too many blocks to list them: files is empty
 	dirs  map[node]struct{}
 	// flushing are the folders that a flush has taken over, and not made stable yet.
 	flushing map[node]struct{}
@@ -37,13 +70,10 @@ func (d *dirty) file(h *handle) {
 	if d.many {
 		return
 	}
-	if d.files == nil {
-		d.files = map[int64]struct{}{}
-	}
-	d.files[h.block] = struct{}{}
-	d.count.Store(int64(len(d.files)))
-	if len(d.files) > mostFiles && d.syncsAll {
-		d.files, d.many = nil, true
+	d.files.add(h.block)
+	d.count.Store(int64(d.files.count))
+	if d.files.count > mostFiles && d.syncsAll {
+		d.files, d.many = blockSet{}, true
 	}
 }
 
@@ -62,13 +92,13 @@ func (d *dirty) dir(n node) {
 }
 
 // take hands over all that is dirty.
-func (d *dirty) take() (files map[int64]struct{}, many bool, dirs map[node]struct{}) {
+func (d *dirty) take() (files blockSet, many bool, dirs map[node]struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.flushes.Add(1)
 	d.count.Store(0)
 	files, many, dirs = d.files, d.many, d.dirs
-	d.files, d.many, d.dirs, d.flushing = nil, false, nil, dirs
+	d.files, d.many, d.dirs, d.flushing = blockSet{}, false, nil, dirs
 	return files, many, dirs
 }
 
@@ -113,8 +143,8 @@ const (
 func (t *Tree) Flush(context.Context) error {
 	files, many, dirs := t.dirty.take()
 	defer t.dirty.flushed()
-	all := many || len(files)+len(dirs) > fewFiles
-	for b := range files {
+	all := many || files.count+len(dirs) > fewFiles
+	for b := range files.all {
 		// The system may have forgotten, with a file that was closed, that it could
 		// not be written back. The file system remembers.
 		all = all || !t.cache.has(b)
@@ -122,7 +152,7 @@ func (t *Tree) Flush(context.Context) error {
 	if all && t.dirty.syncsAll {
 		return t.syncAll()
 	}
-	for b := range files {
+	for b := range files.all {
 		if err := t.syncFile(b); err != nil {
 			return err
 		}

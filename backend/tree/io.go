@@ -49,6 +49,9 @@ func (t *Tree) ReadAt(ctx context.Context, p []byte, off int64) error {
 }
 
 func (t *Tree) read(b int64, p []byte, at int64) error {
+	if t.tryRead(b, p, at) { // it takes less
+		return nil
+	}
 	l := t.lock(b)
 	l.RLock()
 	defer l.RUnlock()
@@ -86,6 +89,9 @@ func (t *Tree) WriteAt(ctx context.Context, p []byte, off int64, f block.Flags) 
 func (t *Tree) mustBeStable(f block.Flags) bool { return f&block.FUA != 0 || t.config.Sync }
 
 func (t *Tree) write(b int64, p []byte, at int64) error {
+	if t.tryWrite(b, p, at) { // it takes less
+		return nil
+	}
 	done, err := t.rewrite(b, p, at)
 	if !done && err == nil {
 		err = t.create(b, p, at)

@@ -32,7 +32,8 @@
 //
 // Opening and closing a file costs the system half of what it takes to read it. What is
 // in memory is read and written in place (block.Direct), its file being opened if it must;
-// what may have to wait for a disk, and the making of files, is left to others.
+// what may have to wait for a disk, and the making of files, is left to others, and so are long
+// writes: more than one can be under way then.
 //
 // # Durability
 //

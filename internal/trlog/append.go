@@ -6,9 +6,9 @@ import (
 	"nbd.example/nbd/proto"
 )
 
-// longData is the length from which what is written has a piece of its own, which
-// is filled without the lock, in bytes.
-const longData = 128 << 10
+// longData is the length from which what is written is not copied, if it can be kept,
+// in bytes.
+const longData = 32 << 10
 
 // frontSize is room for the settings in front of a record, in bytes.
 const frontSize = 2 * proto.RequestSize
@@ -26,10 +26,6 @@ func (l *Log) add(r *proto.Request, data []byte, answered bool, e proto.Errno) {
 	records := n
 	if answered {
 		records++
-	}
-	if len(data) >= longData {
-		l.addLong(r, data, answered, e, records)
-		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -60,37 +56,23 @@ func (l *Log) reply(cookie uint64, e proto.Errno) {
 	l.added(p, 1)
 }
 
-// addLong logs a write of much data, without keeping others from the log while
-// it is copied.
-func (l *Log) addLong(r *proto.Request, data []byte, answered bool, e proto.Errno, records uint64) {
-	l.mu.Lock()
-	ok := l.wait()
-	if ok {
-		l.queued += len(data) // the room is taken before the memory
-	} else {
-		l.lose(records)
-	}
-	l.mu.Unlock()
-	if !ok {
-		return
-	}
-	p := newPiece(frontSize + proto.RequestSize + len(data) + proto.SimpleReplySize)
-	p.b = append(appendRequest(p.b[:frontSize], r), data...)
-	if answered {
-		p.b = proto.AppendSimpleReply(p.b, e, r.Cookie)
-	}
+// addLong logs a write of much data, which stays where it is until it is written. It
+// reports whether that is so: otherwise the write is lost.
+func (l *Log) addLong(r *proto.Request, data []byte, owner interface{ Release() }) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.queued -= len(data)
+	p := l.room(proto.RequestSize)
+	if p == nil {
+		l.lose(1)
+		return false
+	}
+	p.b = appendRequest(l.appendSettings(p.b, r, data), r)
+	p.tail, p.owner = data, owner
+	p.records++
+	l.stats.Records++
 	l.seal()
-	p.data, p.records = l.data, records
-	var front [frontSize]byte
-	settings := l.appendSettings(front[:0], r, data)
-	p.from = frontSize - len(settings)
-	copy(p.b[p.from:], settings)
-	l.stats.Records += records
-	l.push(p)
 	l.kick()
+	return true
 }
 
 // room returns the piece that has room for settings and size bytes more, or nil

@@ -30,7 +30,7 @@ func Example() {
 	}
 	tap := log.Tap(true)
 	tap.Answered(proto.Request{Command: proto.CmdWrite, Cookie: 1, Offset: 512, Length: 5}, []byte("hello"), proto.OK)
-	tap.Begun(proto.Request{Command: proto.CmdFlush, Cookie: 2}, nil)
+	tap.Begun(proto.Request{Command: proto.CmdFlush, Cookie: 2}, nil, nil)
 	tap.Ended(2, proto.EIO)
 	if err := log.Close(); err != nil {
 		fmt.Println(err)

@@ -307,12 +307,16 @@ type Tap struct {
 // Payloads reports whether the log has what is written.
 func (t *Tap) Payloads() bool { return t.data }
 
-// Begun logs a request.
-func (t *Tap) Begun(r proto.Request, payload []byte) {
+// Begun logs a request. A long payload with an owner is kept until it is written.
+func (t *Tap) Begun(r proto.Request, payload []byte, owner interface{ Release() }) (kept bool) {
+	if owner != nil && len(payload) >= longData && uint64(len(payload)) == r.Length && r.Command == proto.CmdWrite {
+		return t.l.addLong(&r, payload, owner)
+	}
 	t.l.add(&r, payload, false, 0)
 	if r.Command == proto.CmdDisc {
 		t.l.expired()
 	}
+	return false
 }
 
 // Ended logs a reply.

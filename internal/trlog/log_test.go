@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -102,6 +103,17 @@ func write(cookie uint64, off, n uint64) proto.Request {
 	return proto.Request{Command: proto.CmdWrite, Cookie: cookie, Offset: off, Length: n}
 }
 
+// lent is data that a log may keep, and spoils when it is given back.
+type lent struct {
+	data     []byte
+	returned atomic.Int32
+}
+
+func (x *lent) Release() {
+	x.returned.Add(1)
+	clear(x.data)
+}
+
 func TestLog(t *testing.T) {
 	cfg := openIn(t, "log")
 	cfg.Data = true
@@ -113,31 +125,37 @@ func TestLog(t *testing.T) {
 	q := write(1, 512, 1024)
 	q.Flags = proto.CmdFlagFUA | proto.CmdFlagPayloadLen
 	x.Answered(q, fill(7, 1024), proto.OK)
-	x.Begun(proto.Request{Command: proto.CmdRead, Cookie: 2, Length: 4096}, nil)
-	x.Begun(write(3, 0, longData), fill(8, longData))
+	x.Begun(proto.Request{Command: proto.CmdRead, Cookie: 2, Length: 4096}, nil, nil)
+	long := &lent{data: fill(8, longData)}
+	if !x.Begun(write(3, 0, longData), long.data, long) {
+		t.Error("long data that may be kept are copied")
+	}
 	x.Ended(2, proto.OK)
 	x.Answered(write(4, 1<<40, 512), nil, proto.ENOSPC) // refused: its payload was dropped
 	x.Answered(write(5, 0, 0), nil, proto.OK)
-	x.Begun(write(6, 0, 1<<20), fill(9, 1<<20))
+	x.Begun(write(6, 0, 1<<20), fill(9, 1<<20), nil)
 	x.Ended(3, proto.EIO)
 	x.Ended(6, proto.OK)
-	x.Begun(proto.Request{Command: proto.CmdTrim, Cookie: 7, Offset: 4096, Length: 1 << 33}, nil)
+	x.Begun(proto.Request{Command: proto.CmdTrim, Cookie: 7, Offset: 4096, Length: 1 << 33}, nil, nil)
 	x.Ended(7, proto.OK)
 	x.Answered(proto.Request{Command: proto.CmdTrim, Cookie: 8, Length: 1 << 62}, nil, proto.EINVAL)
-	x.Begun(proto.Request{Command: proto.CmdBlockStatus, Cookie: 9, Length: 1 << 40}, nil)
+	x.Begun(proto.Request{Command: proto.CmdBlockStatus, Cookie: 9, Length: 1 << 40}, nil, nil)
 	x.Ended(9, proto.OK)
-	x.Begun(proto.Request{Command: proto.CmdDisc}, nil)
+	x.Begun(proto.Request{Command: proto.CmdDisc}, nil, nil)
 	if got, want := l.Stats(), (Stats{Records: 21}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
+	if n := long.returned.Load(); n != 1 {
+		t.Errorf("what was kept has been given back %d times", n)
+	}
 	wantEntries(t, cfg.Name,
 		"data true",
 		"> 1 WRITE 1 512+1024 [1024 x 7]", "< 1 OK",
 		"> 2 READ 0 0+4096",
-		"> 3 WRITE 0 0+131072 [131072 x 8]",
+		"> 3 WRITE 0 0+32768 [32768 x 8]",
 		"< 2 OK",
 		"data false", "> 4 WRITE 0 1099511627776+512", "< 4 ENOSPC",
 		"> 5 WRITE 0 0+0", "< 5 OK",
@@ -454,20 +472,27 @@ func TestStuckDisk(t *testing.T) {
 	gate := make(chan struct{})
 	d.set(-1, gate)
 	x := l.Tap(true)
-	const n = 200
+	const n, long = 200, 256 << 10
+	var kept []*lent
 	for i := range uint64(n) {
-		size := uint64(64 << 10)
-		if i%10 == 0 {
-			size = 2 * longData
+		q := write(i+1, 0, 64<<10)
+		if i%10 > 0 {
+			x.Answered(q, fill(byte(i), int(q.Length)), proto.OK)
+			continue
 		}
-		x.Answered(write(i+1, 0, size), fill(byte(i), int(size)), proto.OK)
+		q.Length = long
+		one := &lent{data: fill(byte(i), long)}
+		if x.Begun(q, one.data, one) {
+			kept = append(kept, one)
+		}
+		x.Ended(q.Cookie, proto.OK)
 	}
 	lost := l.Stats().Lost
 	if lost == 0 || lost >= 2*n {
 		t.Errorf("%d of %d records were lost", lost, 2*n)
 	}
 	l.mu.Lock()
-	if most := cfg.Buffer + 2*longData + 2*pieceSize; l.queued > most {
+	if most := cfg.Buffer + long + 2*pieceSize; l.queued > most {
 		t.Errorf("%d bytes are held, want %d at most", l.queued, most)
 	}
 	l.mu.Unlock()
@@ -491,6 +516,11 @@ func TestStuckDisk(t *testing.T) {
 		var k uint64
 		if _, err := fmt.Sscanf(x, "lost %d", &k); err == nil {
 			marked += k
+		}
+	}
+	for i, x := range kept {
+		if n := x.returned.Load(); n != 1 {
+			t.Errorf("what was kept of long write %d of %d has been given back %d times", i, len(kept), n)
 		}
 	}
 	if marked != lost || list[len(list)-1] != "< 1000 OK" {
@@ -523,7 +553,10 @@ func TestConcurrent(t *testing.T) {
 					x.Answered(write(cookie, g, size), data, proto.OK)
 					continue
 				}
-				x.Begun(write(cookie, g, size), data)
+				one := &lent{data: data}
+				if !x.Begun(write(cookie, g, size), data, one) {
+					clear(data)
+				}
 				x.Ended(cookie, proto.OK)
 			}
 		})

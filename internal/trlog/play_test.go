@@ -154,10 +154,10 @@ func TestPlayAgrees(t *testing.T) {
 		switch {
 		case i%7 == 0:
 			q.Command = proto.CmdWriteZeroes
-			x.Begun(q, nil)
+			x.Begun(q, nil, nil)
 			x.Ended(i, proto.OK)
 		case i%2 == 0:
-			x.Begun(q, fill(byte(i), int(n)))
+			x.Begun(q, fill(byte(i), int(n)), nil)
 			x.Ended(i, proto.OK)
 		default:
 			x.Answered(q, fill(byte(i), int(n)), proto.OK)

@@ -10,7 +10,8 @@ import (
 // piece is a stretch of a log that is written at once: whole records.
 type piece struct {
 	b       []byte
-	from    int // b[from:] is to be written
+	tail    []byte                 // what follows b: the data of its last request
+	owner   interface{ Release() } // of tail; nil if there is none
 	records uint64
 	data    bool // the setting in front of it
 	next    File // not nil: from here on the log is in this file
@@ -18,7 +19,7 @@ type piece struct {
 
 // pieceSize is how much of a log is written at once, in bytes: a long write, and
 // what goes with it.
-const pieceSize = 256<<10 + 4<<10
+const pieceSize = 128<<10 + 4<<10
 
 var pool sync.Pool // of *piece with room for pieceSize bytes
 
@@ -33,7 +34,14 @@ func newPiece(size int) *piece {
 	return &piece{b: make([]byte, 0, size)}
 }
 
+// size is how much memory a piece holds, in bytes.
+func (p *piece) size() int { return cap(p.b) + len(p.tail) }
+
+// put gives back a piece, and what it has kept.
 func (p *piece) put() {
+	if p.owner != nil {
+		p.owner.Release()
+	}
 	if cap(p.b) == pieceSize {
 		*p = piece{b: p.b[:0]}
 		pool.Put(p)
@@ -51,7 +59,7 @@ func (l *Log) seal() {
 // push puts p into the queue. The caller holds l.mu.
 func (l *Log) push(p *piece) {
 	l.queue = append(l.queue, p)
-	l.queued += cap(p.b)
+	l.queued += p.size()
 	l.sealed++
 }
 
@@ -96,7 +104,7 @@ func (l *Log) run() {
 			l.stats.Records -= p.records
 			l.stats.Lost += p.records
 		}
-		l.queued -= cap(p.b)
+		l.queued -= p.size()
 		l.done++
 		p.put()
 		if l.stalled && l.queued <= l.cfg.Buffer/2 {
@@ -154,7 +162,10 @@ func (w *writer) write(p *piece) bool {
 			err = w.append(appendDataLog(appendLost(nil, w.missing), p.data))
 		}
 		if err == nil {
-			err = w.append(p.b[p.from:])
+			err = w.append(p.b)
+		}
+		if err == nil && p.owner != nil {
+			err = w.append(p.tail)
 		}
 	}
 	if err != nil {

@@ -47,7 +47,7 @@ func (s *scribe) begin(c proto.Command, cookie uint64, block, blocks int, flags 
 	if c == proto.CmdWrite && s.tap.Payloads() {
 		data = bytes.Repeat([]byte{byte(cookie)}, blocks*Block)
 	}
-	s.tap.Begun(q, data)
+	s.tap.Begun(q, data, nil)
 }
 
 func (s *scribe) end(cookie uint64, e proto.Errno) { s.tap.Ended(cookie, e) }
