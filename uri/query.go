@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"nbd.example/nbd/internal/typo"
 )
 
 // known lists the parameters that Parse understands, for its suggestions.
@@ -105,39 +107,8 @@ func (u *URI) socket(value string) error {
 }
 
 func unknown(name string) error {
-	best, distance := "", 4
-	for _, k := range known {
-		if d := edits(name, k); d < distance {
-			best, distance = k, d
-		}
-	}
-	if best != "" {
-		return fmt.Errorf("unknown parameter %.64q; did you mean %q?", name, best)
+	if hint := typo.Hint(name, known); hint != "" {
+		return fmt.Errorf("unknown parameter %.64q%s", name, hint)
 	}
 	return fmt.Errorf("unknown parameter %.64q: known are %s", name, strings.Join(known, ", "))
-}
-
-// edits counts the letters to insert, remove or replace that make b of a. It
-// gives up on long ones.
-func edits(a, b string) int {
-	if len(a) > 2*len(b) {
-		return len(a)
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/coreos/go-systemd/v22/unit"
 
@@ -28,7 +27,6 @@ const partitions = 15
 func (p *program) generate() int {
 	if isGenerator(p.env.name) {
 		p.logs.ToSyslog()
-		defer p.logs.Flush(time.Second)
 	}
 	if len(p.flags.Dirs) == 0 {
 		p.log.Error("a generator of systemd gets the folder for its units")

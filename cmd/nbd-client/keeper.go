@@ -109,7 +109,6 @@ func (k *keeper) end() {
 		k.driver.Close()
 	}
 	k.notifier.end()
-	k.p.logs.Flush(time.Second)
 }
 
 // signals takes signals from now on, until stop is called.

@@ -57,7 +57,7 @@ type environment struct {
 	stopping func(context.Context) bool
 	// lockMemory prepares the process for swap.
 	lockMemory func(memlock.Options) ([]memlock.Warning, error)
-	// look is how often a device is looked at that this process does not keep.
+	// look is how often devices are looked at that this process does not keep, or not yet.
 	look time.Duration
 	// keeper is how long who keeps a device is waited for, where that can be helped.
 	keeper time.Duration
@@ -101,7 +101,9 @@ func run(ctx context.Context, args []string, env *environment) int {
 	p := &program{env: env, args: args, flags: flags, child: child}
 	p.logs = proglog.New(proglog.Config{
 		Name: "nbd-client", Stderr: env.stderr, Format: flags.LogFormat, Level: flags.LogLevel, Journal: env.getenv("JOURNAL_STREAM"),
+		Kernel: true,
 	})
+	defer p.logs.Close()
 	p.log = p.logs.Logger()
 	for _, w := range flags.Warnings {
 		p.log.Warn(w)
@@ -196,8 +198,10 @@ func (p *program) table() (*nbdtab.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range t.Warnings {
-		p.log.Warn(w)
+	if p.child == nil { // else the one who started it has said so
+		for _, w := range t.Warnings {
+			p.log.Warn(w)
+		}
 	}
 	return t, nil
 }

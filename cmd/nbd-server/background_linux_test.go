@@ -42,27 +42,37 @@ func background(t *testing.T, dir string, args ...string) int {
 	return pid
 }
 
-// finish ends a process that is not our child, and waits for its end.
-func finish(t *testing.T, pid int) {
+// watch returns what waits for the end of a process that is not our child.
+func watch(t *testing.T, pid int) (ends func()) {
 	t.Helper()
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	t.Cleanup(func() { unix.Close(fd) })
+	return func() {
+		t.Helper()
+		for {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil || n != 1 {
+				t.Fatalf("process %d does not end: %v", pid, err)
+			}
+			return
+		}
+	}
+}
+
+// finish ends a process that is not our child, and waits for its end.
+func finish(t *testing.T, pid int) {
+	t.Helper()
+	ends := watch(t, pid)
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil || n != 1 {
-			t.Fatalf("process %d does not end: %v", pid, err)
-		}
-		return
-	}
+	ends()
 }
 
 func TestBackground(t *testing.T) {

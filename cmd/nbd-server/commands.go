@@ -167,6 +167,9 @@ func (o *opening) begin(ctx context.Context, c server.Client) (end func(), err e
 	}
 	cmd := hooks.Command{Env: []string{"NBD_EXPORT=" + o.x.Name, "NBD_FILE=" + file, "NBD_CLIENT=" + addr}}
 	if o.x.PreRun != "" {
+		if o.x.TransactionLog != "" {
+			o.p.renew(o.x)
+		}
 		cmd.Text, cmd.Limit = nbdconf.Substitute(o.x.PreRun, file), limit(o.x.PreRunTimeout, prerunLimit)
 		if err := o.run(ctx, "prerun", cmd); err != nil {
 			return nil, fmt.Errorf("prerun: %w", err)

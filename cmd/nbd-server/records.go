@@ -75,6 +75,22 @@ func (p *program) rotate() {
 	}
 }
 
+// renew opens the log of an export anew by its name, if that was taken away. It is called
+// before each prerun, which may rename the log, as the reference's manual has it, so that
+// the next client gets another one.
+func (p *program) renew(x *nbdconf.Export) {
+	r := &p.records
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	one := r.open[p.env.open.Abs(x.TransactionLog)]
+	if one == nil {
+		return
+	}
+	if err := one.log.Reopen(); err != nil {
+		p.log.Error("cannot open a transaction log anew, the old file is written on", "error", err)
+	}
+}
+
 // retire closes the logs that no export of a configuration has any more. Clients
 // that were there before the configuration still tell the log that they began with: as
 // long as an export that had it has clients, it stays open, until the next time.

@@ -13,6 +13,7 @@ import (
 	"nbd.example/nbd/internal/daemon"
 	"nbd.example/nbd/internal/nbdconf"
 	"nbd.example/nbd/internal/opener"
+	"nbd.example/nbd/internal/proglog"
 	"nbd.example/nbd/internal/serverflags"
 	"nbd.example/nbd/layer/wait"
 	"nbd.example/nbd/transmission"
@@ -48,7 +49,7 @@ func systemEnv() *environment {
 type program struct {
 	env   *environment
 	flags *serverflags.Flags
-	logs  *logs
+	logs  *proglog.Log
 	log   *slog.Logger
 	waits wait.Group // exports whose changes wait for SIGUSR1
 
@@ -76,7 +77,8 @@ func run(ctx context.Context, args []string, env *environment) int {
 		return status
 	}
 	p.logs = newLogs(env, flags)
-	p.log = slog.New(p.logs.handler())
+	defer p.logs.Close()
+	p.log = p.logs.Logger()
 	for _, text := range flags.Addresses {
 		if _, err := nbdconf.ParseAddress(text); err != nil {
 			p.log.Error(err.Error())

@@ -133,14 +133,10 @@ func (p *program) attend(ctx context.Context, r *remote, listeners []listener, c
 			}
 		}()
 	}
-	if child != nil {
-		sink := syslogSink()
-		if sink == nil {
-			p.log.Warn("there is no syslog here: in the background nothing will be logged; -n stays in the foreground")
-		}
-		p.logs.toSyslog(sink)
+	if child != nil && !p.logs.ToSyslog() {
+		p.log.Warn("there is no syslog here: in the background nothing will be logged; -n stays in the foreground")
 	}
-	p.logs.started()
+	p.logs.Started()
 	p.log.Info("serving", "exports", exports, "listening", strings.Join(addressTexts(listeners), " "), "pid", os.Getpid())
 	status := exitOK
 	if err := child.Ready(); err != nil {

@@ -253,6 +253,26 @@ func TestStartErrors(t *testing.T) {
 	}
 }
 
+// TestConfigBesideCommandLine: a complete command line needs no configuration, but one that
+// is there must be right: what it restricts would be lost.
+func TestConfigBesideCommandLine(t *testing.T) {
+	dir := harness.Dir(t)
+	write(t, dir, "empty", "")
+	write(t, dir, "rubbish", "rubbish\n")
+	write(t, dir, "incomplete", "[generic]\n[e]\nreadonly = true\n")
+	for name, status := range map[string]int{"none": exitOK, "empty": exitOK, "rubbish": exitError, "incomplete": exitError} {
+		p := launch(t, dir, nil, "-n", "-C", name, "unix:"+dir+"/"+name+".sock", "memory:1M")
+		if status == exitOK {
+			p.await("serving exports=1")
+			mustConnect(t, harness.UnixURI(filepath.Join(dir, name+".sock"), "")).Close()
+			p.signal(syscall.SIGTERM)
+		}
+		if got := p.ends(); got != status {
+			t.Errorf("%s: status %d, want %d", name, got, status)
+		}
+	}
+}
+
 // TestUnixOnly: with unixsock alone there is no TCP listener, and a socket that
 // a dead server left is replaced.
 func TestUnixOnly(t *testing.T) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/tls"
 	"log/slog"
 	"os"
@@ -76,35 +75,4 @@ func read(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return string(b)
-}
-
-func TestPlainLog(t *testing.T) {
-	var b bytes.Buffer
-	l := &logs{sink: func(_ slog.Level, line []byte) { b.Write(line) }}
-	log := slog.New(l.handler())
-	log.With("client", "1.2.3.4:5").Info("client connected", "export", "a b", "empty", "", slog.Group("g", "x", 1))
-	log.WithGroup("h").Warn("careful\x1b[31m", "y", "\n")
-	log.Error("/etc/nbd-server/config:14: bad")
-	log.Debug("not this")
-	want := `nbd-server: client connected client=1.2.3.4:5 export="a b" empty="" g.x=1
-nbd-server: warning: careful\x1b[31m h.y="\n"
-nbd-server: /etc/nbd-server/config:14: bad
-`
-	if b.String() != want {
-		t.Errorf("got\n%swant\n%s", b.String(), want)
-	}
-}
-
-func TestJournal(t *testing.T) {
-	var b bytes.Buffer
-	l := &logs{format: "json", sink: journal(&b), level: slog.LevelDebug}
-	log := slog.New(l.handler())
-	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
-		log.Log(t.Context(), level, "m")
-	}
-	for i, line := range strings.Split(strings.TrimSpace(b.String()), "\n") {
-		if want := []string{"<7>{", "<6>{", "<4>{", "<3>{"}[i]; !strings.HasPrefix(line, want) {
-			t.Errorf("line %d is %q, want one that begins with %q", i, line, want)
-		}
-	}
 }

@@ -30,7 +30,7 @@ const cobra = "github.com/spf13"
 var rules = []rule{
 	{path: "."},
 	{path: "proto", noStd: []string{"net", "os", "crypto/tls"}},
-	{path: "uri"},
+	{path: "uri", may: []string{"internal"}},
 	{path: "handshake", may: []string{"proto"}},
 	{path: "block", may: []string{"internal", sys}, noStd: []string{"net"}},
 	{path: "block/blocktest", may: []string{"block"}},
@@ -40,7 +40,7 @@ var rules = []rule{
 	{path: "backend", may: []string{"block", "internal", sys}},
 	{path: "backend/remote", may: []string{"block", "client", "internal"}},
 	{path: "layer", may: []string{"block"}},
-	{path: "chain", may: []string{"block"}},
+	{path: "chain", may: []string{"block", "internal"}},
 	{path: "chain/core", may: []string{"block", "chain", "backend", "layer"}},
 	{path: "kernel", may: []string{"proto", "internal", sys, netlink}},
 	{path: "supervise", may: []string{"kernel", "client", "handshake", "transmission", "proto", "uri", "internal", sys}},

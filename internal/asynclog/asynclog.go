@@ -1,65 +1,76 @@
 // Package asynclog logs without ever waiting for whoever takes the log.
+//
+// What takes a log can hang: a terminal that was stopped, syslog or systemd's journal
+// when their disk is full or dead. It may even wait for a device that only this process
+// can bring back. So lines wait in a queue of bounded length, and are dropped and counted
+// when it is full, while the work goes on.
 package asynclog
 
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"sync/atomic"
+
+	"nbd.example/nbd/internal/tasks"
 )
 
 // queued is how many lines may wait for whoever takes the log.
 const queued = 256
 
-// Handler is a [slog.Handler] that passes records on from a goroutine of its own. What
-// takes the log may itself wait for the device whose connection is dead (a journal on it):
-// then lines are dropped, and reconnecting goes on. It may be used concurrently.
-type Handler struct {
-	next  slog.Handler
-	queue *lines
+// Queue passes lines on, in their order, from a goroutine of its own. Its methods may be
+// called concurrently.
+type Queue struct {
+	tasks   *tasks.Queue
+	dropped atomic.Int64
+	report  func(lines int64)
 }
 
-// lines is what all handlers made from one share.
-type lines struct {
-	lines   chan func()
-	dropped atomic.Int64
-	ended   chan struct{}
-	once    sync.Once
-	mu      sync.RWMutex
-	closed  bool
+// NewQueue returns a queue. It calls report with the number of lines that were dropped,
+// once lines are taken again; that may wait, and must not use the queue. It must be closed.
+func NewQueue(report func(lines int64)) *Queue {
+	return &Queue{tasks: tasks.New(), report: report}
+}
+
+// Do has pass called some time, which passes on a line, or drops the line.
+func (q *Queue) Do(pass func()) {
+	if !q.tasks.TryDo(func() { pass(); q.tell() }, queued) {
+		q.dropped.Add(1)
+	}
+}
+
+func (q *Queue) tell() {
+	if n := q.dropped.Swap(0); n > 0 {
+		q.report(n)
+	}
+}
+
+// Flush waits until all lines are passed on that came before, for as long as ctx allows.
+func (q *Queue) Flush(ctx context.Context) error { return q.tasks.Flush(ctx) }
+
+// Close is Flush at the end: lines that come later are dropped.
+func (q *Queue) Close(ctx context.Context) error { return q.tasks.Close(ctx) }
+
+// Report says in log that lines were dropped.
+func Report(log *slog.Logger, lines int64) {
+	log.Warn("lines of the log were dropped, since they were not taken in time", "lines", lines)
+}
+
+// Handler is a [slog.Handler] that passes records on through a Queue. It may be used
+// concurrently.
+type Handler struct {
+	next  slog.Handler
+	queue *Queue // of all handlers that were made from one
 }
 
 // New returns a handler in front of next. It must be closed.
 func New(next slog.Handler) *Handler {
-	q := &lines{lines: make(chan func(), queued), ended: make(chan struct{})}
-	go q.run(next)
-	return &Handler{next: next, queue: q}
-}
-
-func (q *lines) run(next slog.Handler) {
-	defer close(q.ended)
-	for f := range q.lines {
-		f()
-		if n := q.dropped.Swap(0); n > 0 {
-			slog.New(next).Warn("lines of the log were dropped, since they were not taken in time", "lines", n)
-		}
-	}
+	log := slog.New(next)
+	return &Handler{next: next, queue: NewQueue(func(n int64) { Report(log, n) })}
 }
 
 // Close passes on what waits, for as long as ctx allows. Records that come later are
 // dropped.
-func (h *Handler) Close(ctx context.Context) {
-	h.queue.once.Do(func() {
-		h.queue.mu.Lock()
-		h.queue.closed = true
-		close(h.queue.lines)
-		h.queue.mu.Unlock()
-	})
-	select {
-	case <-h.queue.ended:
-	case <-ctx.Done():
-	}
-}
+func (h *Handler) Close(ctx context.Context) error { return h.queue.Close(ctx) }
 
 // Enabled is that of [slog.Handler].
 func (h *Handler) Enabled(ctx context.Context, l slog.Level) bool {
@@ -68,18 +79,7 @@ func (h *Handler) Enabled(ctx context.Context, l slog.Level) bool {
 
 // Handle queues r, or drops it.
 func (h *Handler) Handle(_ context.Context, r slog.Record) error {
-	q := h.queue
-	q.mu.RLock()
-	defer q.mu.RUnlock()
-	if q.closed {
-		return nil
-	}
-	next := h.next
-	select {
-	case q.lines <- func() { next.Handle(context.Background(), r) }:
-	default:
-		q.dropped.Add(1)
-	}
+	h.queue.Do(func() { h.next.Handle(context.Background(), r) })
 	return nil
 }
 

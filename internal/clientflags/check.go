@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"nbd.example/nbd/internal/typo"
 )
 
 // Check returns what contradicts itself in f. It is called by Parse, and again for
@@ -57,7 +59,7 @@ func SplitHost(s string) (host, port string, err error) {
 		a, err := netip.ParseAddr(inside)
 		port, hasPort := strings.CutPrefix(after, ":")
 		if !closed || err != nil || !a.Is6() || after != "" && !hasPort {
-			return "", "", fmt.Errorf("%s is not an IPv6 address in brackets", quote(s))
+			return "", "", fmt.Errorf("%s is not an IPv6 address in brackets", typo.Quote(s))
 		}
 		if hasPort {
 			port, err = parsePort(port)
@@ -70,13 +72,13 @@ func SplitHost(s string) (host, port string, err error) {
 	}
 	if strings.Contains(port, ":") {
 		if _, err := netip.ParseAddr(s); err != nil {
-			return "", "", fmt.Errorf("%s is not an IPv6 address", quote(s))
+			return "", "", fmt.Errorf("%s is not an IPv6 address", typo.Quote(s))
 		}
 		return s, "", nil
 	}
 	port, err = parsePort(port)
 	if err == nil && host == "" {
-		err = fmt.Errorf("%s has no host", quote(s))
+		err = fmt.Errorf("%s has no host", typo.Quote(s))
 	}
 	return host, port, err
 }

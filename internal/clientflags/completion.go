@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"nbd.example/nbd/internal/typo"
 )
 
 // WriteCompletion writes the completions for a shell.
@@ -17,7 +19,7 @@ func WriteCompletion(w io.Writer, shell string) error {
 	case "fish":
 		fish(&b)
 	default:
-		return fmt.Errorf("no completions for the shell %s", quote(shell))
+		return fmt.Errorf("no completions for the shell %s", typo.Quote(shell))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

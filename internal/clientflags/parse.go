@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"nbd.example/nbd/internal/typo"
 )
 
 // Parse reads a command line without the program's name. The error holds all that is
@@ -64,7 +66,7 @@ func (p *parser) operand(word string) {
 		return
 	}
 	o := TabOption(name)
-	p.flags.Warnings = append(p.flags.Warnings, fmt.Sprintf("%s is written in a way that is out of use; write -%s %s", quote(word), o.Long, value))
+	p.flags.Warnings = append(p.flags.Warnings, fmt.Sprintf("%s is written in a way that is out of use; write -%s %s", typo.Quote(word), o.Long, value))
 	p.take(o, "-"+o.Long, value, true)
 }
 
@@ -73,7 +75,7 @@ func (p *parser) long(word, text string) {
 	name, value, has := strings.Cut(text, "=")
 	o, err := findLong(name)
 	if err != nil {
-		p.fail("%s: %w", quote(word), err)
+		p.fail("%s: %w", typo.Quote(word), err)
 		return
 	}
 	p.take(o, "-"+o.Long, value, has)
@@ -94,10 +96,10 @@ func (p *parser) short(word string) {
 		o := findShort(word[i])
 		switch {
 		case o == nil && i == 1:
-			p.fail("unknown option %s%s", quote(word), suggest(word))
+			p.fail("unknown option %s%s", typo.Quote(word), suggest(word))
 			return
 		case o == nil:
-			p.fail("unknown option %s in %s%s", quote("-"+word[i:i+1]), quote(word), suggest(word))
+			p.fail("unknown option %s in %s%s", typo.Quote("-"+word[i:i+1]), typo.Quote(word), suggest(word))
 			return
 		case o.Arg == "":
 			p.take(o, "-"+word[i:i+1], "", false)
@@ -166,7 +168,7 @@ func (p *parser) take(o *Option, name, value string, has bool) {
 		p.misplaced(o, name)
 		return
 	case o.Arg == "" && has:
-		p.fail("option %s takes no argument, but got %s", name, quote(value))
+		p.fail("option %s takes no argument, but got %s", name, typo.Quote(value))
 		return
 	case o.Arg != "" && !has && len(p.rest) == 0:
 		p.fail("option %s needs its argument %s", name, o.Arg)
@@ -213,43 +215,8 @@ func suggest(word string) string {
 			names = append(names, o.Long)
 		}
 	}
-	if best := Nearest(name, names); best != "" {
+	if best := typo.Nearest(name, names); best != "" {
 		return fmt.Sprintf("; did you mean -%s?", best)
 	}
 	return "; --help lists all"
-}
-
-// Nearest returns the one of names that word is likely to be a misspelling of, or "".
-func Nearest(word string, names []string) string {
-	best, most := "", 3
-	for _, n := range names {
-		if d := distance(word, n); d < most && d < len(n) && d < len(word) {
-			best, most = n, d
-		}
-	}
-	return best
-}
-
-// distance counts the letters to insert, remove or change to make b of a.
-func distance(a, b string) int {
-	if len(a) > 64 || len(b) > 64 {
-		return max(len(a), len(b))
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -1,6 +1,10 @@
 package clientflags
 
-import "strings"
+import (
+	"strings"
+
+	"nbd.example/nbd/internal/typo"
+)
 
 // place gives the operands their meaning.
 func (p *parser) place() {
@@ -25,7 +29,7 @@ func (p *parser) place() {
 // most complains about operands beyond n.
 func (p *parser) most(n int) {
 	if len(p.operands) > n {
-		p.fail("%s is one operand too many", quote(p.operands[n]))
+		p.fail("%s is one operand too many", typo.Quote(p.operands[n]))
 	}
 }
 
@@ -72,7 +76,7 @@ func (p *parser) second() {
 		}
 		n, err := parseSize(word)
 		if err != nil || n == 0 {
-			p.fail("%s is not a size in bytes, with k, M, G or T behind it", quote(word))
+			p.fail("%s is not a size in bytes, with k, M, G or T behind it", typo.Quote(word))
 		}
 		p.flags.NewSize = n
 	case Wait:
@@ -114,7 +118,7 @@ func (p *parser) takeHost(ops []string) {
 		// A port or a name makes it a server, as old scripts may call it.
 		sure := p.dashed || f.Name != "" || len(ops) > 0 && isNumber(ops[0])
 		if findCommand(f.Host) != nil && f.Action == Attach && !sure {
-			p.fail("%s is a command only as the first word; a server of that name is nbd://%s/", quote(f.Host), f.Host)
+			p.fail("%s is a command only as the first word; a server of that name is nbd://%s/", typo.Quote(f.Host), f.Host)
 		}
 		p.splitHost()
 		if len(ops) > 0 && isNumber(ops[0]) {
@@ -148,21 +152,21 @@ func (p *parser) splitHost() {
 func (p *parser) takeDevice(ops []string) {
 	f := p.flags
 	if f.Action == Exports && len(ops) > 0 {
-		p.fail("%s is one operand too many: -l wants only a server", quote(ops[0]))
+		p.fail("%s is one operand too many: -l wants only a server", typo.Quote(ops[0]))
 		return
 	}
 	switch {
 	case len(ops) == 0:
 		return
 	case len(ops) > 1:
-		p.fail("%s is one operand too many", quote(ops[1]))
+		p.fail("%s is one operand too many", typo.Quote(ops[1]))
 	}
 	if ops[0] == "auto" {
 		return
 	}
 	if !IsDeviceName(ops[0]) && !strings.HasPrefix(ops[0], "/") {
 		if f.Host != "" && f.Port == "" && !f.Unix {
-			p.fail("%s is neither a port number nor the name of an NBD device, which is like /dev/nbd0", quote(ops[0]))
+			p.fail("%s is neither a port number nor the name of an NBD device, which is like /dev/nbd0", typo.Quote(ops[0]))
 			return
 		}
 	}

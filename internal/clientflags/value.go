@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"nbd.example/nbd/internal/typo"
 )
 
 // A setter stores the value of an option. It looks at nothing but the value.
@@ -31,7 +33,7 @@ func text(field func(*Flags) *string) setter {
 func oneOf(words []string, field func(*Flags) *string) setter {
 	return func(f *Flags, value string) error {
 		if !slices.Contains(words, value) {
-			return fmt.Errorf("%s is not one of %s", quote(value), strings.Join(words, ", "))
+			return fmt.Errorf("%s is not one of %s", typo.Quote(value), strings.Join(words, ", "))
 		}
 		*field(f) = value
 		return nil
@@ -84,11 +86,11 @@ func parseDuration(s string) (time.Duration, error) {
 	}
 	switch {
 	case err != nil:
-		return 0, fmt.Errorf("%s is neither a number of seconds nor a duration such as 1m30s", quote(s))
+		return 0, fmt.Errorf("%s is neither a number of seconds nor a duration such as 1m30s", typo.Quote(s))
 	case d < 0:
-		return 0, fmt.Errorf("%s is negative", quote(s))
+		return 0, fmt.Errorf("%s is negative", typo.Quote(s))
 	case d > maxTime:
-		return 0, fmt.Errorf("%s is too long", quote(s))
+		return 0, fmt.Errorf("%s is too long", typo.Quote(s))
 	}
 	return d, nil
 }
@@ -105,9 +107,9 @@ func parseSize(s string) (int64, error) {
 	n, err := strconv.ParseUint(digits, 0, 63)
 	switch {
 	case errors.Is(err, strconv.ErrRange), err == nil && n > math.MaxInt64>>shift:
-		return 0, fmt.Errorf("%s is too large", quote(s))
+		return 0, fmt.Errorf("%s is too large", typo.Quote(s))
 	case err != nil || strings.Contains(digits, "_"):
-		return 0, fmt.Errorf("%s is not a number of bytes with one of k, M, G, T behind it", quote(s))
+		return 0, fmt.Errorf("%s is not a number of bytes with one of k, M, G, T behind it", typo.Quote(s))
 	}
 	return int64(n) << shift, nil
 }
@@ -115,7 +117,7 @@ func parseSize(s string) (int64, error) {
 func setBlockSize(f *Flags, value string) error {
 	n, err := strconv.ParseUint(value, 0, 31)
 	if err != nil || n < 512 || n > 65536 || n&(n-1) != 0 {
-		return fmt.Errorf("%s is not 512, 1024, 2048, 4096 or another power of two up to 65536", quote(value))
+		return fmt.Errorf("%s is not 512, 1024, 2048, 4096 or another power of two up to 65536", typo.Quote(value))
 	}
 	f.BlockSize = int64(n)
 	return nil
@@ -127,7 +129,7 @@ const maxConnections = 128
 func setConnections(f *Flags, value string) error {
 	n, err := strconv.ParseUint(value, 0, 31)
 	if err != nil || n == 0 || n > maxConnections {
-		return fmt.Errorf("%s is not a number from 1 to %d", quote(value), maxConnections)
+		return fmt.Errorf("%s is not a number from 1 to %d", typo.Quote(value), maxConnections)
 	}
 	f.Connections = int(n)
 	return nil
@@ -151,7 +153,7 @@ func setOnFailure(f *Flags, value string) error {
 		f.Limit = d
 		return err
 	}
-	return fmt.Errorf("%s is not wait, wait:LIMIT or error", quote(value))
+	return fmt.Errorf("%s is not wait, wait:LIMIT or error", typo.Quote(value))
 }
 
 func setTimeout(f *Flags, value string) error {
@@ -178,7 +180,7 @@ func setDeadTimeout(f *Flags, value string) error {
 
 func addAddress(f *Flags, value string) error {
 	if value == "" || strings.ContainsAny(value, " \t/") {
-		return fmt.Errorf("%s is not a host or host:port; a server that is no such thing is named by a URI", quote(value))
+		return fmt.Errorf("%s is not a host or host:port; a server that is no such thing is named by a URI", typo.Quote(value))
 	}
 	f.Also = append(f.Also, value)
 	return nil
@@ -193,7 +195,7 @@ func isNumber(s string) bool {
 func parsePort(s string) (string, error) {
 	n, err := strconv.ParseUint(s, 0, 16)
 	if err != nil || n == 0 || strings.Contains(s, "_") {
-		return "", fmt.Errorf("port %s is not a number from 1 to 65535", quote(s))
+		return "", fmt.Errorf("port %s is not a number from 1 to 65535", typo.Quote(s))
 	}
 	return strconv.FormatUint(n, 10), nil
 }
@@ -220,20 +222,11 @@ func checkDevice(s string) error {
 	if IsDeviceName(s) || strings.HasPrefix(s, "/") && len(s) > 1 {
 		return nil
 	}
-	return fmt.Errorf("%s is not the name of an NBD device, which is like /dev/nbd0", quote(s))
+	return fmt.Errorf("%s is not the name of an NBD device, which is like /dev/nbd0", typo.Quote(s))
 }
 
 // IsURI reports whether a word begins with one of the schemes of NBD.
 func IsURI(s string) bool {
 	scheme, _, found := strings.Cut(s, ":")
 	return found && slices.Contains([]string{"nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock"}, strings.ToLower(scheme))
-}
-
-// quote bounds and quotes a word for a message.
-func quote(s string) string {
-	const limit = 80
-	if len(s) > limit {
-		s = s[:limit] + "…"
-	}
-	return strconv.Quote(s)
 }

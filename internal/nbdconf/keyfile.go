@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"nbd.example/nbd/internal/typo"
 )
 
 // Pos is a place in a file. Line and Col count from 1; Col counts bytes. Line 0
@@ -106,7 +108,7 @@ func (p *parser) parse(line string) {
 	case rest[0] == ';':
 		p.fail(col, "a comment begins with #, not with ;")
 	case !strings.Contains(rest, "="):
-		p.fail(col, "%s is neither [section] nor key=value nor a # comment", quote(rest))
+		p.fail(col, "%s is neither [section] nor key=value nor a # comment", typo.Quote(rest))
 	default:
 		p.parseEntry(rest, col)
 	}
@@ -115,11 +117,11 @@ func (p *parser) parse(line string) {
 func (p *parser) parseGroup(rest string, col int) {
 	end := strings.IndexByte(rest, ']')
 	if end < 0 {
-		p.fail(col, "section %s lacks its ]", quote(rest))
+		p.fail(col, "section %s lacks its ]", typo.Quote(rest))
 		return
 	}
 	if tail := strings.Trim(rest[end+1:], " \t"); tail != "" {
-		p.fail(col+end+1, "%s behind a section's ]: a comment needs a line of its own", quote(tail))
+		p.fail(col+end+1, "%s behind a section's ]: a comment needs a line of its own", typo.Quote(tail))
 		return
 	}
 	name := rest[1:end]
@@ -128,10 +130,10 @@ func (p *parser) parseGroup(rest string, col int) {
 		p.fail(col, "a section without a name")
 		return
 	case !utf8.ValidString(name):
-		p.fail(col, "the section's name %s is not UTF-8", quote(name))
+		p.fail(col, "the section's name %s is not UTF-8", typo.Quote(name))
 		return
 	case strings.ContainsFunc(name, func(r rune) bool { return r == '[' || r < ' ' || r == 0x7f }):
-		p.fail(col, "the section's name %s holds a [ or a control character", quote(name))
+		p.fail(col, "the section's name %s holds a [ or a control character", typo.Quote(name))
 		return
 	}
 	for _, g := range p.file.Groups {
@@ -154,13 +156,13 @@ func (p *parser) parseEntry(rest string, col int) {
 		p.fail(col, "a value without a key in front of its =")
 		return
 	case !validKey(key):
-		p.fail(col, "the key %s holds what a key must not hold", quote(key))
+		p.fail(col, "the key %s holds what a key must not hold", typo.Quote(key))
 		return
 	case p.group == nil:
-		p.fail(col, "key %s stands before the first section; a configuration begins with [generic]", quote(key))
+		p.fail(col, "key %s stands before the first section; a configuration begins with [generic]", typo.Quote(key))
 		return
 	case !utf8.ValidString(value) || strings.ContainsRune(value, 0):
-		p.fail(len(rest)-len(value)+col, "the value of %s is not UTF-8 text", quote(key))
+		p.fail(len(rest)-len(value)+col, "the value of %s is not UTF-8 text", typo.Quote(key))
 		return
 	}
 	p.group.Entries = append(p.group.Entries, &Entry{
@@ -194,12 +196,12 @@ func unescape(s string) (string, error) {
 		}
 		i++
 		if i == len(s) {
-			return "", fmt.Errorf(`%s ends with a single \; write \\ for a backslash`, quote(s))
+			return "", fmt.Errorf(`%s ends with a single \; write \\ for a backslash`, typo.Quote(s))
 		}
 		const escapes, meanings = `sntr\`, " \n\t\r\\"
 		k := strings.IndexByte(escapes, s[i])
 		if k < 0 {
-			return "", fmt.Errorf(`%s has the unknown escape \%c; write \\ for a backslash`, quote(s), s[i])
+			return "", fmt.Errorf(`%s has the unknown escape \%c; write \\ for a backslash`, typo.Quote(s), s[i])
 		}
 		b.WriteByte(meanings[k])
 	}
@@ -213,13 +215,4 @@ func escape(s string) string {
 		s = `\s` + s[1:]
 	}
 	return s
-}
-
-// quote bounds and quotes text from a file for a message.
-func quote(s string) string {
-	const limit = 80
-	if len(s) > limit {
-		s = s[:limit] + "…"
-	}
-	return fmt.Sprintf("%q", s)
 }

@@ -7,6 +7,8 @@ import (
 	"net"
 	"strconv"
 	"strings"
+
+	"nbd.example/nbd/internal/typo"
 )
 
 // Address is one that a server listens on.
@@ -24,7 +26,7 @@ type Address struct {
 func ParseAddress(s string) (Address, error) {
 	a, err := parseAddress(s)
 	if err != nil {
-		return a, fmt.Errorf("address %s: %w", quote(s), err)
+		return a, fmt.Errorf("address %s: %w", typo.Quote(s), err)
 	}
 	return a, nil
 }
@@ -44,7 +46,7 @@ func parseAddress(s string) (a Address, err error) {
 		}
 		for _, n := range []string{a.Host, a.Port} {
 			if _, err := strconv.ParseUint(n, 10, 32); err != nil && (n != "" || n == a.Port) {
-				return a, fmt.Errorf("%s is not a number; write it like vsock:10809", quote(n))
+				return a, fmt.Errorf("%s is not a number; write it like vsock:10809", typo.Quote(n))
 			}
 		}
 		return a, nil
@@ -59,7 +61,7 @@ func parseAddress(s string) (a Address, err error) {
 		return a, fmt.Errorf("port %s is above 65535", a.Port)
 	}
 	if a.Port == "" || strings.ContainsAny(a.Port, " /\t") {
-		return a, fmt.Errorf("%s is neither a port number nor the name of a service", quote(a.Port))
+		return a, fmt.Errorf("%s is neither a port number nor the name of a service", typo.Quote(a.Port))
 	}
 	return a, nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"nbd.example/nbd/internal/opener"
+	"nbd.example/nbd/internal/typo"
 )
 
 // maxFile bounds a configuration file, in bytes.
@@ -148,7 +149,7 @@ func (l *loader) export(g *Group) {
 	x := &Export{Name: g.Name, Pos: g.Pos, where: places{}}
 	for _, other := range l.config.Exports {
 		if other.Name == g.Name {
-			l.problems.add(g.Pos, Unknown, "export %s is already defined at %s, which holds", quote(g.Name), other.Pos)
+			l.problems.add(g.Pos, Unknown, "export %s is already defined at %s, which holds", typo.Quote(g.Name), other.Pos)
 			return
 		}
 	}

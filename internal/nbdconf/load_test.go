@@ -109,7 +109,7 @@ func bare(t *testing.T, c *Config) string {
 	return b.String()
 }
 
-func TestSuggest(t *testing.T) {
+func TestHint(t *testing.T) {
 	for _, c := range []struct {
 		key     string
 		generic bool
@@ -127,8 +127,12 @@ func TestSuggest(t *testing.T) {
 		{"xyzzy", true, ""},
 		{strings.Repeat("trim", 1000), false, ""},
 	} {
-		if got := suggest(c.key, c.generic); got != c.want {
-			t.Errorf("suggest(%.20q, %v) = %q, want %q", c.key, c.generic, got, c.want)
+		want := ""
+		if c.want != "" {
+			want = fmt.Sprintf("; did you mean %q?", c.want)
+		}
+		if got := hint(c.key, c.generic); got != want {
+			t.Errorf("%.20q, %v: %q, want %q", c.key, c.generic, got, want)
 		}
 	}
 }

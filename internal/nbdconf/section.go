@@ -3,6 +3,8 @@ package nbdconf
 import (
 	"slices"
 	"strings"
+
+	"nbd.example/nbd/internal/typo"
 )
 
 // NewExport makes an export as a section of c with that name and these keys would
@@ -21,11 +23,11 @@ func (c *Config) NewExport(name string, keys map[string]string, from string) (*E
 	case name == "generic":
 		l.problems.add(at, Error, "an export cannot be called generic: in a configuration that is the name of the section about the server")
 	case strings.ContainsFunc(name, func(r rune) bool { return r == '[' || r == ']' || r < ' ' || r == 0x7f }):
-		l.problems.add(at, Error, "the export's name %s holds a bracket or a control character", quote(name))
+		l.problems.add(at, Error, "the export's name %s holds a bracket or a control character", typo.Quote(name))
 	}
 	for _, e := range g.Entries {
 		if !validKey(e.Key) || e.Key == "" {
-			l.problems.add(at, Error, "the key %s holds what a key must not hold", quote(e.Key))
+			l.problems.add(at, Error, "the key %s holds what a key must not hold", typo.Quote(e.Key))
 		}
 	}
 	l.export(g)

@@ -3,8 +3,11 @@ package nbdconf
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+
+	"nbd.example/nbd/internal/typo"
 )
 
 // set stores the entries of a group.
@@ -15,7 +18,7 @@ func (l *loader) set(g *Group, generic bool, gen *Generic, x *Export) {
 		case !ok:
 			l.unknown(g, e, generic)
 		case g.Last(e.Key) != e:
-			l.problems.add(e.Pos, Warning, "key %s in [%s] is given again at %s, which holds", quote(e.Key), g.Name, g.Last(e.Key).Pos)
+			l.problems.add(e.Pos, Warning, "key %s in [%s] is given again at %s, which holds", typo.Quote(e.Key), g.Name, g.Last(e.Key).Pos)
 		case k.Status == Ignored:
 		case k.Status == NotYet:
 			l.notYet(g, e, k)
@@ -40,14 +43,19 @@ func (l *loader) unknown(g *Group, e *Entry, generic bool) {
 		if generic {
 			where = "the section of an export"
 		}
-		l.problems.add(e.Pos, Unknown, "key %s belongs in %s; in [%s] it has no effect", quote(e.Key), where, g.Name)
+		l.problems.add(e.Pos, Unknown, "key %s belongs in %s; in [%s] it has no effect", typo.Quote(e.Key), where, g.Name)
 		return
 	}
-	hint := ""
-	if s := suggest(e.Key, generic); s != "" {
-		hint = fmt.Sprintf("; did you mean %q?", s)
+	l.problems.add(e.Pos, Unknown, "unknown key %s in [%s]%s", typo.Quote(e.Key), g.Name, hint(e.Key, generic))
+}
+
+// hint returns "; did you mean …?" or nothing. Keys of the section itself come first.
+func hint(key string, generic bool) string {
+	var names []string
+	for _, k := range slices.Concat(Keys(generic), Keys(!generic)) {
+		names = append(names, k.Name)
 	}
-	l.problems.add(e.Pos, Unknown, "unknown key %s in [%s]%s", quote(e.Key), g.Name, hint)
+	return typo.Hint(key, names)
 }
 
 // notYet refuses a key of the reference that this server does not obey yet,
@@ -103,17 +111,19 @@ func parseBool(s string) (bool, error) {
 	return false, notBool(s)
 }
 
-func notBool(s string) error { return fmt.Errorf("%s is not a boolean; write true or false", quote(s)) }
+func notBool(s string) error {
+	return fmt.Errorf("%s is not a boolean; write true or false", typo.Quote(s))
+}
 
 func parseInt(s string, bits int) (int64, error) {
 	n, err := strconv.ParseInt(s, 10, bits)
 	switch {
 	case errors.Is(err, strconv.ErrRange):
-		return 0, fmt.Errorf("%s is too large a number", quote(s))
+		return 0, fmt.Errorf("%s is too large a number", typo.Quote(s))
 	case err != nil && bits == 64:
-		return 0, fmt.Errorf("%s is not a number of bytes; write digits only", quote(s))
+		return 0, fmt.Errorf("%s is not a number of bytes; write digits only", typo.Quote(s))
 	case err != nil:
-		return 0, fmt.Errorf("%s is not a number; write digits only", quote(s))
+		return 0, fmt.Errorf("%s is not a number; write digits only", typo.Quote(s))
 	}
 	return n, nil
 }
@@ -127,51 +137,4 @@ func splitList(s string) []string {
 		}
 	}
 	return list
-}
-
-// suggest returns the known key that is nearest to name, or "" if none is near.
-// Keys of the section itself come first.
-func suggest(name string, generic bool) string {
-	const maxLen = 32 // longer ones are near to nothing
-	if len(name) > maxLen {
-		return ""
-	}
-	best, least := "", 1+len(name)/3
-	for _, keys := range [][]Key{Keys(generic), Keys(!generic)} {
-		for _, k := range keys {
-			if d := distance(strings.ToLower(name), k.Name); d < least || d == least && best == "" {
-				best, least = k.Name, d
-			}
-		}
-	}
-	return best
-}
-
-// distance is the number of bytes to insert, delete or change, or of neighbours to
-// swap, that lead from a to b. A dash is as good as an underscore, or as nothing.
-func distance(a, b string) int {
-	plain := strings.NewReplacer("-", "", "_", "")
-	a, b = plain.Replace(a), plain.Replace(b)
-	rows := make([][]int, len(a)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(b)+1)
-		rows[i][0] = i
-	}
-	for j := range rows[0] {
-		rows[0][j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		for j := 1; j <= len(b); j++ {
-			change := 1
-			if a[i-1] == b[j-1] {
-				change = 0
-			}
-			d := min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+change)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				d = min(d, rows[i-2][j-2]+1)
-			}
-			rows[i][j] = d
-		}
-	}
-	return rows[len(a)][len(b)]
 }

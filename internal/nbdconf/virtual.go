@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"nbd.example/nbd/internal/typo"
 )
 
 // VirtStyle is how a %s in a name becomes the client's address: one export is
@@ -28,7 +30,7 @@ func ParseVirtStyle(s string) (VirtStyle, error) {
 			return VirtStyle{"cidrhash", int(min(n, 128))}, nil
 		}
 	}
-	return VirtStyle{}, fmt.Errorf("%s is not one of none, ipliteral, iphash and cidrhash N", quote(s))
+	return VirtStyle{}, fmt.Errorf("%s is not one of none, ipliteral, iphash and cidrhash N", typo.Quote(s))
 }
 
 // Expands tells whether name is another one for each client.

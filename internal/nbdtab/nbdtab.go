@@ -26,6 +26,7 @@ import (
 	"strings"
 
 	"nbd.example/nbd/internal/clientflags"
+	"nbd.example/nbd/internal/typo"
 )
 
 // maxLine bounds a line, in bytes.
@@ -104,7 +105,7 @@ func (t *Table) line(n int, text string) *Entry {
 // fill reads the fields behind the device.
 func (t *Table) fill(e *Entry, fields []string) error {
 	if !clientflags.IsDeviceName(e.Device) {
-		return t.at(e.Line, "%s is not the name of an NBD device, which is like nbd0", quote(e.Device))
+		return t.at(e.Line, "%s is not the name of an NBD device, which is like nbd0", typo.Quote(e.Device))
 	}
 	if len(fields) == 0 {
 		return t.at(e.Line, "the server is missing: a line is made of device, server, export and options")
@@ -118,7 +119,7 @@ func (t *Table) fill(e *Entry, fields []string) error {
 		f.Name, fields = fields[0], fields[1:]
 	}
 	if len(fields) > 1 {
-		return t.at(e.Line, "%s is one field too many: options are separated by commas, without blanks", quote(fields[1]))
+		return t.at(e.Line, "%s is one field too many: options are separated by commas, without blanks", typo.Quote(fields[1]))
 	}
 	var errs []error
 	if len(fields) == 1 {
@@ -167,17 +168,17 @@ func (t *Table) option(e *Entry, word string) error {
 	}
 	if key == "" {
 		if has {
-			return t.at(e.Line, "%s has no key", quote(word))
+			return t.at(e.Line, "%s has no key", typo.Quote(word))
 		}
 		return nil // a comma too many
 	}
 	o := clientflags.TabOption(key)
 	switch {
 	case o == nil:
-		t.Warnings = append(t.Warnings, fmt.Sprintf("%s:%d: unknown option %s has no effect%s", t.Name, e.Line, quote(key), suggest(key)))
+		t.Warnings = append(t.Warnings, fmt.Sprintf("%s:%d: unknown option %s has no effect%s", t.Name, e.Line, typo.Quote(key), hint(key)))
 		return nil
 	case o.Arg == "" && has:
-		return t.at(e.Line, "option %s takes no value, but has %s", key, quote(value))
+		return t.at(e.Line, "option %s takes no value, but has %s", key, typo.Quote(value))
 	case o.Arg != "" && !has:
 		return t.at(e.Line, "option %s needs a value: %s=%s", key, key, o.Arg)
 	}
@@ -210,4 +211,13 @@ func list(names []string) string {
 		return strings.Join(names[:most], ", ") + fmt.Sprintf(" and %d more", len(names)-most)
 	}
 	return strings.Join(names, ", ")
+}
+
+// hint returns "; did you mean …?" or nothing.
+func hint(key string) string {
+	var names []string
+	for _, o := range clientflags.TabOptions() {
+		names = append(names, o.Tab)
+	}
+	return typo.Hint(key, names)
 }

@@ -1,13 +1,9 @@
 package proglog
 
-import (
-	"log/slog"
-	"os"
-)
+import "os"
 
-// kernelSink writes to the kernel's log: in an initramfs there is no other. It is nil if
-// that may not be written to.
-func kernelSink() func(slog.Level, []byte) {
+// kernelSink writes to the kernel's log. It is nil if that may not be written to.
+func kernelSink() Sink {
 	f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
 	if err != nil {
 		return nil

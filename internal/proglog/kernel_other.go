@@ -1,8 +1,6 @@
-//go:build unix && !linux
+//go:build !linux
 
 package proglog
 
-import "log/slog"
-
 // kernelSink is nil: only Linux has such a log.
-func kernelSink() func(slog.Level, []byte) { return nil }
+func kernelSink() Sink { return nil }

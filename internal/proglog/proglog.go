@@ -1,10 +1,15 @@
 // Package proglog is how a program of this module says what happens: to the person
-// who started it, to systemd's journal, or to syslog once it is in the background.
+// who started it, to systemd's journal, to the event log of Windows, or to syslog once
+// it is in the background.
 //
 // Lines for people begin with the program's name, as those of every tool do, and need
 // no time, which the reader knows. Where standard error is a file that somebody reads
 // later they get one, once the start is over; the journal gets priorities in place of
 // it. Text from others cannot harm a terminal: what is not printable is quoted.
+//
+// Until the start is over a line is written when the call returns. Then nobody waits for
+// whoever takes the log, see package asynclog, and the program calls [Log.Close] at its
+// end, so that the last lines are not lost.
 package proglog
 
 import (
@@ -18,9 +23,14 @@ import (
 	"sync"
 	"time"
 	"unicode"
+
+	"nbd.example/nbd/internal/asynclog"
 )
 
-// Config says what the log looks like.
+// Sink takes lines, each with its end of line. It must not keep them. It may be slow.
+type Sink func(level slog.Level, line []byte)
+
+// Config says what the log looks like. Name is needed, and one of Stderr and Sink.
 type Config struct {
 	Name   string // the program's, without colon
 	Stderr *os.File
@@ -28,29 +38,33 @@ type Config struct {
 	Level  string // "debug", "info", "warn" or "error"; "" means info
 	// Journal is the variable JOURNAL_STREAM of the environment.
 	Journal string
+	// Sink takes the log in place of Stderr.
+	Sink Sink
+	// Kernel lets the kernel's log stand in for syslog: in an initramfs there is no other.
+	Kernel bool
 }
 
 // Log decides what log lines look like and where they go. That changes once, when the
 // program lets go of the terminal. Its methods may be called concurrently.
 type Log struct {
 	name   string
-	format string
+	kernel bool
 	level  slog.Level
+	root   slog.Handler // writes to the buffer
 
-	mu    sync.Mutex
-	sink  func(slog.Level, []byte)
-	stamp bool // lines need a time
+	mu     sync.Mutex
+	buffer bytes.Buffer // of the line that is being written
+	sink   Sink
+	stamp  bool // lines need a time
 	// stampLater says that they will, once the start is over: who starts a program
 	// and reads what went wrong needs none.
 	stampLater bool
-	last       slog.Level // of the line that is being written
-
-	queue *queue // to syslog; nil before ToSyslog
+	queue      *asynclog.Queue // nil as long as lines are written at once
 }
 
-// New returns a log to standard error.
+// New returns a log to standard error, or to another sink.
 func New(c Config) *Log {
-	l := &Log{name: c.Name, format: c.Format, level: slog.LevelInfo}
+	l := &Log{name: c.Name, kernel: c.Kernel, level: slog.LevelInfo}
 	switch c.Level {
 	case "debug":
 		l.level = slog.LevelDebug
@@ -59,81 +73,45 @@ func New(c Config) *Log {
 	case "error":
 		l.level = slog.LevelError
 	}
-	if isJournal(c.Stderr, c.Journal) {
-		l.sink = journal(c.Stderr)
-		return l
+	o := &slog.HandlerOptions{Level: l.level}
+	switch c.Format {
+	case "json":
+		l.root = slog.NewJSONHandler(&l.buffer, o)
+	case "logfmt":
+		l.root = slog.NewTextHandler(&l.buffer, o)
+	default:
+		l.root = &plain{logs: l}
 	}
-	l.sink = func(_ slog.Level, line []byte) { c.Stderr.Write(line) }
-	l.stampLater = !isTerminal(c.Stderr)
+	switch {
+	case c.Sink != nil:
+		l.sink = c.Sink
+	case isJournal(c.Stderr, c.Journal):
+		l.sink = journal(c.Stderr)
+	default:
+		l.sink = func(_ slog.Level, line []byte) { c.Stderr.Write(line) }
+		l.stampLater = !isTerminal(c.Stderr)
+	}
 	return l
 }
 
 // Logger returns a logger that writes to l.
-func (l *Log) Logger() *slog.Logger { return slog.New(l.handler()) }
+func (l *Log) Logger() *slog.Logger { return slog.New(&locked{logs: l, next: l.root}) }
 
-// ToSyslog sends the log to the system's log from now on, or, where there is none, as in
-// an initramfs, to the kernel's. It reports whether there is one of them; else lines lead
-// nowhere.
-//
-// Nobody waits for syslog, which may itself wait for a disk, even for one that this
-// process is to bring back: lines that it does not take in time are dropped.
+// ToSyslog sends the log to the system's log from now on, and reports whether there is
+// one. If there is none, the log stays where it is.
 func (l *Log) ToSyslog() bool {
 	sink := syslogSink(l.name)
+	if sink == nil && l.kernel {
+		sink = kernelSink()
+	}
 	if sink == nil {
-		l.toSink(nil)
 		return false
 	}
-	q := &queue{lines: make(chan line, queueLen)}
-	go q.drain(sink)
-	l.queue = q
-	l.toSink(q.put)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sink, l.stampLater = sink, false
+	l.decouple()
 	return true
-}
-
-// Flush waits until syslog has taken all lines, or for d.
-func (l *Log) Flush(d time.Duration) {
-	if l.queue == nil {
-		return
-	}
-	done := make(chan struct{})
-	select {
-	case l.queue.lines <- line{done: done}:
-	case <-time.After(d):
-		return
-	}
-	select {
-	case <-done:
-	case <-time.After(d):
-	}
-}
-
-// queueLen is how many lines wait for syslog at most.
-const queueLen = 256
-
-type line struct {
-	level slog.Level
-	text  []byte
-	done  chan struct{} // a mark of Flush
-}
-
-// queue stands between the log and a sink that may block.
-type queue struct{ lines chan line }
-
-func (q *queue) put(level slog.Level, text []byte) {
-	select {
-	case q.lines <- line{level: level, text: bytes.Clone(text)}:
-	default:
-	}
-}
-
-func (q *queue) drain(sink func(slog.Level, []byte)) {
-	for l := range q.lines {
-		if l.done != nil {
-			close(l.done)
-			continue
-		}
-		sink(l.level, l.text)
-	}
 }
 
 // Started says that the start is over.
@@ -141,20 +119,48 @@ func (l *Log) Started() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stamp = l.stampLater
+	l.decouple()
 }
 
-// toSink sends the log somewhere else, or nowhere if sink is nil.
-func (l *Log) toSink(sink func(slog.Level, []byte)) {
-	if sink == nil {
-		sink = func(slog.Level, []byte) {}
+// decouple has lines wait in a queue from now on, under the mutex.
+func (l *Log) decouple() {
+	if l.queue == nil {
+		l.queue = asynclog.NewQueue(l.report)
 	}
+}
+
+// report says how many lines were dropped. The queue calls it: it writes itself.
+func (l *Log) report(lines int64) {
+	write := func() {}
+	h := &locked{logs: l, next: l.root, pass: func(w func()) { write = w }}
+	asynclog.Report(slog.New(h), lines)
+	write()
+}
+
+// patience is how long the last lines may take: who ends a program whose log hangs gets
+// an end.
+const patience = 5 * time.Second
+
+// Flush waits until all lines are written, but not for ever.
+func (l *Log) Flush() { l.wait((*asynclog.Queue).Flush) }
+
+// Close is Flush at the end of the program: lines that come later may be lost.
+func (l *Log) Close() { l.wait((*asynclog.Queue).Close) }
+
+func (l *Log) wait(do func(*asynclog.Queue, context.Context) error) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.sink, l.stampLater = sink, false
+	q := l.queue
+	l.mu.Unlock()
+	if q == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	do(q, ctx)
 }
 
 // journal writes lines as systemd's journal wants them: with their priority.
-func journal(w io.Writer) func(slog.Level, []byte) {
+func journal(w io.Writer) Sink {
 	return func(level slog.Level, line []byte) {
 		priority := 7
 		switch {
@@ -174,31 +180,12 @@ func isTerminal(f *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// Write takes a line from a handler of package slog.
-func (l *Log) Write(line []byte) (int, error) {
-	l.sink(l.last, line)
-	return len(line), nil
-}
-
-// handler returns the handler for the format.
-func (l *Log) handler() slog.Handler {
-	o := &slog.HandlerOptions{Level: l.level}
-	var h slog.Handler
-	switch l.format {
-	case "json":
-		h = slog.NewJSONHandler(l, o)
-	case "logfmt":
-		h = slog.NewTextHandler(l, o)
-	default:
-		h = &plain{logs: l}
-	}
-	return &locked{logs: l, next: h}
-}
-
-// locked lets one record through at a time, and remembers its level for Write.
+// locked lets one record through at a time.
 type locked struct {
 	logs *Log
 	next slog.Handler
+	// pass is given what writes a line. Nil: the queue is, if there is one.
+	pass func(write func())
 }
 
 // Enabled compares with the level that was asked for.
@@ -206,20 +193,34 @@ func (h *locked) Enabled(_ context.Context, level slog.Level) bool { return leve
 
 // Handle writes one record.
 func (h *locked) Handle(ctx context.Context, r slog.Record) error {
-	h.logs.mu.Lock()
-	defer h.logs.mu.Unlock()
-	h.logs.last = r.Level
-	return h.next.Handle(ctx, r)
+	l := h.logs
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buffer.Reset()
+	if err := h.next.Handle(ctx, r); err != nil {
+		return err
+	}
+	sink, line := l.sink, bytes.Clone(l.buffer.Bytes())
+	write := func() { sink(r.Level, line) }
+	switch {
+	case h.pass != nil:
+		h.pass(write)
+	case l.queue != nil:
+		l.queue.Do(write)
+	default:
+		write()
+	}
+	return nil
 }
 
 // WithAttrs returns a handler that adds attributes.
 func (h *locked) WithAttrs(a []slog.Attr) slog.Handler {
-	return &locked{h.logs, h.next.WithAttrs(a)}
+	return &locked{h.logs, h.next.WithAttrs(a), h.pass}
 }
 
 // WithGroup returns a handler that puts what follows in a group.
 func (h *locked) WithGroup(name string) slog.Handler {
-	return &locked{h.logs, h.next.WithGroup(name)}
+	return &locked{h.logs, h.next.WithGroup(name), h.pass}
 }
 
 // plain is the handler for people: "name: message key=value".
@@ -234,7 +235,7 @@ func (h *plain) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle writes one record.
 func (h *plain) Handle(_ context.Context, r slog.Record) error {
-	var b bytes.Buffer
+	b := &h.logs.buffer
 	if h.logs.stamp {
 		b.WriteString(r.Time.Format(time.RFC3339) + " ")
 	}
@@ -249,12 +250,11 @@ func (h *plain) Handle(_ context.Context, r slog.Record) error {
 	b.WriteString(printable(r.Message))
 	b.Write(h.attrs)
 	r.Attrs(func(a slog.Attr) bool {
-		appendAttr(&b, h.prefix, a)
+		appendAttr(b, h.prefix, a)
 		return true
 	})
 	b.WriteByte('\n')
-	_, err := h.logs.Write(b.Bytes())
-	return err
+	return nil
 }
 
 // WithAttrs returns a handler that adds attributes.

@@ -1,7 +1,9 @@
 package proglog
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -41,6 +43,7 @@ func TestText(t *testing.T) {
 	}
 	l.Started()
 	log.With("a", 1).WithGroup("h").Info("later", "b", 2)
+	l.Flush()
 	line := strings.TrimPrefix(read(), want)
 	stamp, rest, _ := strings.Cut(line, " ")
 	if _, err := time.Parse(time.RFC3339, stamp); err != nil || rest != "prog: later a=1 h.b=2\n" {
@@ -76,46 +79,90 @@ func TestFormats(t *testing.T) {
 	}
 }
 
-// TestQueue: nobody waits for a sink that does not move, and Flush waits for one that
-// does.
-func TestQueue(t *testing.T) {
-	l, _ := logTo(t, Config{})
-	enter, leave := make(chan struct{}), make(chan struct{})
-	q := &queue{lines: make(chan line, queueLen)}
-	var got []string
-	go q.drain(func(_ slog.Level, text []byte) {
-		if len(got) == 0 {
-			close(enter)
-			<-leave
-		}
-		got = append(got, string(text))
-	})
-	l.queue = q
-	l.toSink(q.put)
+// TestJournal: lines have their priority, and no time.
+func TestJournal(t *testing.T) {
+	var b bytes.Buffer
+	l := New(Config{Name: "prog", Format: "json", Level: "debug", Sink: journal(&b)})
 	log := l.Logger()
-	log.Info("first")
-	<-enter
-	for range 2 * queueLen {
-		log.Info("more")
+	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+		log.Log(t.Context(), level, "m")
 	}
-	l.Flush(time.Millisecond) // in vain, and it returns
-	close(leave)
-	l.Flush(time.Minute)
-	if len(got) != queueLen+1 {
-		t.Errorf("%d lines came through, want %d: the first one and a full queue", len(got), queueLen+1)
+	for i, line := range strings.Split(strings.TrimSpace(b.String()), "\n") {
+		if want := []string{"<7>{", "<6>{", "<4>{", "<3>{"}[i]; !strings.HasPrefix(line, want) {
+			t.Errorf("line %d is %q, want one that begins with %q", i, line, want)
+		}
 	}
-	if got[0] != "prog: first\n" {
-		t.Errorf("the first line is %q", got[0])
+	b.Reset()
+	l = New(Config{Name: "prog", Sink: journal(&b)})
+	l.Started()
+	l.Logger().Warn("m")
+	l.Close()
+	if got := b.String(); got != "<4>prog: warning: m\n" {
+		t.Errorf("text: %q", got)
 	}
 }
 
-// TestNowhere: without syslog lines are dropped, and Flush has nothing to wait for.
-func TestNowhere(t *testing.T) {
-	l, read := logTo(t, Config{})
-	l.toSink(nil)
-	l.Logger().Error("gone")
-	l.Flush(time.Minute)
-	if got := read(); got != "" {
-		t.Errorf("the terminal got %q", got)
+// TestHang: once the start is over nobody waits for whoever takes the log; what is dropped
+// is counted, and what is not dropped has come through when Flush returns.
+func TestHang(t *testing.T) {
+	for _, format := range []string{"text", "json"} {
+		enter, leave := make(chan struct{}), make(chan struct{})
+		var got []string
+		l := New(Config{Name: "prog", Format: format, Sink: func(_ slog.Level, line []byte) {
+			if len(got) == 1 {
+				close(enter)
+				<-leave
+			}
+			got = append(got, string(line))
+		}})
+		log := l.Logger()
+		log.Info("at once")
+		if len(got) != 1 {
+			t.Errorf("%s: %q were written before the call returned", format, got)
+		}
+		l.Started()
+		log.Info("first")
+		<-enter
+		const more = 1000
+		for range more {
+			log.Info("more")
+		}
+		close(leave)
+		l.Flush()
+		var through, dropped, reports int
+		for _, line := range got[2:] {
+			if strings.Contains(line, "more") {
+				through++
+				continue
+			}
+			var n int
+			_, number, _ := strings.Cut(line, `"lines":`)
+			if format == "text" {
+				_, number, _ = strings.Cut(line, "warning: lines of the log were dropped, since they were not taken in time lines=")
+			}
+			if _, err := fmt.Sscan(strings.TrimRight(number, "}\n"), &n); err != nil {
+				t.Errorf("%s: %q: %v", format, line, err)
+			}
+			dropped += n
+			reports++
+		}
+		if through == 0 || reports != 1 || through+dropped != more {
+			t.Errorf("%s: %d lines came through, %d were reported to be dropped, in %d reports", format, through, dropped, reports)
+		}
+		log.Info("last")
+		l.Close()
+		if last := got[len(got)-1]; !strings.Contains(last, "last") {
+			t.Errorf("%s: the last line is %q", format, last)
+		}
 	}
+}
+
+// TestHangForever: a log that takes nothing keeps no program from its end.
+func TestHangForever(t *testing.T) {
+	forever := make(chan struct{})
+	defer close(forever)
+	l := New(Config{Name: "prog", Sink: func(slog.Level, []byte) { <-forever }})
+	l.Started()
+	l.Logger().Error("last")
+	l.Close()
 }

@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// syslogSink writes to syslog, or else to the kernel's log. It is nil if there is neither.
-func syslogSink(name string) func(slog.Level, []byte) {
+// syslogSink writes to syslog. It is nil if there is none.
+func syslogSink(name string) Sink {
 	w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_INFO, name)
 	if err != nil {
-		return kernelSink()
+		return nil
 	}
 	return func(level slog.Level, line []byte) {
 		text := strings.TrimPrefix(strings.TrimSuffix(string(line), "\n"), name+": ")

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"nbd.example/nbd/internal/typo"
 )
 
 // Parse reads a command line without the program's name. The error holds all
@@ -47,7 +49,7 @@ func (p *parser) long(word, text string) {
 	name, value, has := strings.Cut(text, "=")
 	o, err := findLong(name)
 	if err != nil {
-		p.fail("%s: %w", quote(word), err)
+		p.fail("%s: %w", typo.Quote(word), err)
 		return
 	}
 	p.take(*o, "--"+o.Long, value, has)
@@ -66,10 +68,10 @@ func (p *parser) short(word string) {
 		k := slices.IndexFunc(options, func(o Option) bool { return o.Short == word[i] && word[i] != 0 })
 		switch {
 		case k < 0 && i == 1:
-			p.fail("unknown option %s; --help lists all", quote(word))
+			p.fail("unknown option %s%s", typo.Quote(word), hint(word))
 			return
 		case k < 0:
-			p.fail("unknown option %s in %s; --help lists all", quote("-"+word[i:i+1]), quote(word))
+			p.fail("unknown option %s in %s%s", typo.Quote("-"+word[i:i+1]), typo.Quote(word), hint(word))
 			return
 		case options[k].Arg == "":
 			p.take(options[k], word[:1]+word[i:i+1], "", false)
@@ -95,9 +97,22 @@ func findLong(name string) (*Option, error) {
 		}
 	}
 	if found == nil {
-		return nil, errors.New("unknown option; --help lists all")
+		return nil, fmt.Errorf("unknown option%s", hint(name))
 	}
 	return found, nil
+}
+
+// hint returns "; did you mean …?", or where to look.
+func hint(word string) string {
+	name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
+	var names []string
+	for _, o := range options {
+		names = append(names, o.Long)
+	}
+	if best := typo.Nearest(name, names); best != "" {
+		return "; did you mean --" + best + "?"
+	}
+	return "; --help lists all"
 }
 
 // take stores an option. Its argument is value if has is set, else the next word.
@@ -105,7 +120,7 @@ func (p *parser) take(o Option, name, value string, has bool) {
 	optional := strings.HasPrefix(o.Arg, "[")
 	switch {
 	case o.Arg == "" && has:
-		p.fail("option %s takes no argument, but got %s", name, quote(value))
+		p.fail("option %s takes no argument, but got %s", name, typo.Quote(value))
 		return
 	case o.Arg == "":
 		*o.field(p.flags).(*bool) = true
@@ -119,7 +134,7 @@ func (p *parser) take(o Option, name, value string, has bool) {
 		value, p.rest = p.rest[0], p.rest[1:]
 	}
 	if o.words != nil && !slices.Contains(o.words, value) {
-		p.fail("option %s: %s is not one of %s", name, quote(value), strings.Join(o.words, ", "))
+		p.fail("option %s: %s is not one of %s", name, typo.Quote(value), strings.Join(o.words, ", "))
 		return
 	}
 	switch f := o.field(p.flags).(type) {
@@ -136,7 +151,7 @@ func (p *parser) take(o Option, name, value string, has bool) {
 	case *int:
 		n, err := strconv.ParseInt(value, 10, 32)
 		if err != nil || n < 0 {
-			p.fail("option %s: %s is not a number", name, quote(value))
+			p.fail("option %s: %s is not a number", name, typo.Quote(value))
 		}
 		*f = int(n)
 	}
@@ -145,7 +160,7 @@ func (p *parser) take(o Option, name, value string, has bool) {
 // place gives the operands their meaning.
 func (p *parser) place() {
 	if len(p.operands) > 3 {
-		p.fail("%s is one operand too many; the operands are [address@]port file [size]", quote(p.operands[3]))
+		p.fail("%s is one operand too many; the operands are [address@]port file [size]", typo.Quote(p.operands[3]))
 	}
 	for i, word := range p.operands[:min(3, len(p.operands))] {
 		switch i {
@@ -190,7 +205,7 @@ func parseListen(word string) (Listen, error) {
 	if !at {
 		host, port, at = cutLast(word, ":")
 		if at && strings.Contains(host, ":") && !strings.HasPrefix(host, "[") {
-			return Listen{}, fmt.Errorf("%s could be an IPv6 address with or without a port; write %s", quote(word), quote(host+"@"+port))
+			return Listen{}, fmt.Errorf("%s could be an IPv6 address with or without a port; write %s", typo.Quote(word), typo.Quote(host+"@"+port))
 		}
 	}
 	if !at {
@@ -199,12 +214,12 @@ func parseListen(word string) (Listen, error) {
 	if h, ok := strings.CutPrefix(host, "["); ok {
 		h, closed := strings.CutSuffix(h, "]")
 		if a, err := netip.ParseAddr(h); err != nil || !closed || !a.Is6() {
-			return Listen{}, fmt.Errorf("%s in %s is not an IPv6 address in brackets", quote(host), quote(word))
+			return Listen{}, fmt.Errorf("%s in %s is not an IPv6 address in brackets", typo.Quote(host), typo.Quote(word))
 		}
 		host = h
 	}
 	if err := checkPort(port); err != nil {
-		return Listen{}, fmt.Errorf("first operand %s: %w", quote(word), err)
+		return Listen{}, fmt.Errorf("first operand %s: %w", typo.Quote(word), err)
 	}
 	return Listen{Host: host, Port: port}, nil
 }
@@ -227,7 +242,7 @@ func checkPort(port string) error {
 		letter = letter || isLetter
 	}
 	if !letter {
-		return fmt.Errorf("%s is neither a port number nor the name of a service; the first operand is [address@]port", quote(port))
+		return fmt.Errorf("%s is neither a port number nor the name of a service; the first operand is [address@]port", typo.Quote(port))
 	}
 	return nil
 }
@@ -259,20 +274,11 @@ func parseSize(word string) (int64, error) {
 	n, err := strconv.ParseInt(digits, 10, 64)
 	switch {
 	case errors.Is(err, strconv.ErrRange), err == nil && unit > 0 && n > math.MaxInt64/unit:
-		return 0, fmt.Errorf("size %s is too large", quote(word))
+		return 0, fmt.Errorf("size %s is too large", typo.Quote(word))
 	case err != nil, unit == 0, n < 0:
-		return 0, fmt.Errorf("size %s is not a number of bytes with one of k, M, G, T behind it", quote(word))
+		return 0, fmt.Errorf("size %s is not a number of bytes with one of k, M, G, T behind it", typo.Quote(word))
 	case n == 0:
 		return 0, nil // the reference takes 0 as "the size of the file"
 	}
 	return n * unit, nil
-}
-
-// quote bounds and quotes a word for a message.
-func quote(s string) string {
-	const limit = 80
-	if len(s) > limit {
-		s = s[:limit] + "…"
-	}
-	return strconv.Quote(s)
 }

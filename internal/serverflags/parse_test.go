@@ -69,7 +69,7 @@ func TestParseErrors(t *testing.T) {
 	for _, c := range []struct{ line, want string }{
 		{"-x", `unknown option "-x"; --help lists all`},
 		{"-rx", `unknown option "-x" in "-rx"; --help lists all`},
-		{"-readonly", `unknown option "-e" in "-readonly"; --help lists all`},
+		{"-readonly", `unknown option "-e" in "-readonly"; did you mean --read-only?`},
 		{"--frob", `"--frob": unknown option; --help lists all`},
 		{"--c", `"--c": could be --copy-on-write or --config-file`},
 		{"--=x", `"--=x": unknown option; --help lists all`},

@@ -46,6 +46,19 @@ func (w *Queue) Do(key any, f func()) {
 	w.signal()
 }
 
+// TryDo has f done some time, unless most tasks wait already, or the queue was closed. It
+// reports whether it does.
+func (w *Queue) TryDo(f func(), most int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed || len(w.tasks) >= most {
+		return false
+	}
+	w.tasks = append(w.tasks, task{nil, f})
+	w.signal()
+	return true
+}
+
 func (w *Queue) signal() {
 	select {
 	case w.wake <- struct{}{}:

@@ -20,59 +20,29 @@ package delay
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"nbd.example/nbd/block"
+	"nbd.example/nbd/layer/ops"
 )
 
 // Kind is a set of kinds of operations.
-type Kind uint8
+type Kind = ops.Kind
+
+// Op is one operation as the layer sees it.
+type Op = ops.Op
 
 // Kinds.
 const (
-	Read Kind = 1 << iota
-	Write
-	Flush
-	Trim
-	Zero
-	Extents
-	Cache
-
-	All = Read | Write | Flush | Trim | Zero | Extents | Cache
+	Read    = ops.Read
+	Write   = ops.Write
+	Flush   = ops.Flush
+	Trim    = ops.Trim
+	Zero    = ops.Zero
+	Extents = ops.Extents
+	Cache   = ops.Cache
+	All     = ops.All
 )
-
-var kindNames = []string{"read", "write", "flush", "trim", "zero", "extents", "cache"}
-
-// String returns the names of the kinds, like "read/write".
-func (k Kind) String() string {
-	if k == All {
-		return "all"
-	}
-	var names []string
-	for i, name := range kindNames {
-		if k&(1<<i) != 0 {
-			names = append(names, name)
-		}
-	}
-	return strings.Join(names, "/")
-}
-
-// Op is one operation as the layer sees it.
-type Op struct {
-	Kind  Kind        // one kind
-	Off   int64       // bytes; 0 for a flush
-	Len   int64       // bytes; 0 for a flush
-	Flags block.Flags // what the device below will be given
-}
-
-// String returns a text like "write of 512 bytes at 4096".
-func (o Op) String() string {
-	if o.Kind == Flush {
-		return "flush"
-	}
-	return fmt.Sprintf("%v of %d bytes at %d", o.Kind, o.Len, o.Off)
-}
 
 // Config says how long operations wait. The zero value lets all of them pass at
 // once.
@@ -119,39 +89,18 @@ func (c *Config) wait(o Op) time.Duration {
 // Layer returns a layer that makes operations wait as c says.
 func Layer(c Config) block.Layer {
 	return func(next *block.Device) (block.Backend, error) {
-		return &layer{next: next, config: c}, nil
+		return ops.New(next, func(ctx context.Context, o ops.Call) error {
+			if err := c.pass(ctx, o.Op); err != nil {
+				return err
+			}
+			return o.Do(ctx, o.Len)
+		}), nil
 	}
 }
 
-type layer struct {
-	next   *block.Device
-	config Config
-}
-
-var (
-	_ block.Backend    = (*layer)(nil)
-	_ block.Writer     = (*layer)(nil)
-	_ block.Flusher    = (*layer)(nil)
-	_ block.Trimmer    = (*layer)(nil)
-	_ block.ZeroWriter = (*layer)(nil)
-	_ block.Extenter   = (*layer)(nil)
-	_ block.Cacher     = (*layer)(nil)
-	_ block.Grower     = (*layer)(nil)
-)
-
-// Caps implements block.Backend. There is no smallest or largest unit, so that
-// the layer sees operations as they were asked for; the device below cuts and
-// rounds them. What that device only emulates is emulated above the layer, which
-// then sees the reads, writes and flushes that it is made of.
-func (l *layer) Caps() block.Caps {
-	c := l.next.Caps()
-	c.BlockSize = block.BlockSize{Preferred: c.BlockSize.Preferred}
-	return c
-}
-
 // pass waits until o may be done, or returns why it may not.
-func (l *layer) pass(ctx context.Context, o Op) error {
-	if d := l.config.wait(o); d > 0 {
+func (c *Config) pass(ctx context.Context, o Op) error {
+	if d := c.wait(o); d > 0 {
 		t := time.NewTimer(d)
 		defer t.Stop()
 		select {
@@ -160,70 +109,8 @@ func (l *layer) pass(ctx context.Context, o Op) error {
 			return fmt.Errorf("delay: %v: %w", o, ctx.Err())
 		}
 	}
-	if l.config.Gate == nil {
+	if c.Gate == nil {
 		return nil
 	}
-	return l.config.Gate.pass(ctx, o)
+	return c.Gate.pass(ctx, o)
 }
-
-// ReadAt implements block.Backend.
-func (l *layer) ReadAt(ctx context.Context, p []byte, off int64) error {
-	if err := l.pass(ctx, Op{Kind: Read, Off: off, Len: int64(len(p))}); err != nil {
-		return err
-	}
-	return l.next.ReadAt(ctx, p, off)
-}
-
-// WriteAt implements block.Writer.
-func (l *layer) WriteAt(ctx context.Context, p []byte, off int64, f block.Flags) error {
-	if err := l.pass(ctx, Op{Kind: Write, Off: off, Len: int64(len(p)), Flags: f}); err != nil {
-		return err
-	}
-	return l.next.WriteAt(ctx, p, off, f)
-}
-
-// Flush implements block.Flusher.
-func (l *layer) Flush(ctx context.Context) error {
-	if err := l.pass(ctx, Op{Kind: Flush}); err != nil {
-		return err
-	}
-	return l.next.Flush(ctx)
-}
-
-// Trim implements block.Trimmer.
-func (l *layer) Trim(ctx context.Context, off, n int64, f block.Flags) error {
-	if err := l.pass(ctx, Op{Kind: Trim, Off: off, Len: n, Flags: f}); err != nil {
-		return err
-	}
-	return l.next.Trim(ctx, off, n, f)
-}
-
-// WriteZeroes implements block.ZeroWriter.
-func (l *layer) WriteZeroes(ctx context.Context, off, n int64, f block.Flags) error {
-	if err := l.pass(ctx, Op{Kind: Zero, Off: off, Len: n, Flags: f}); err != nil {
-		return err
-	}
-	return l.next.WriteZeroes(ctx, off, n, f)
-}
-
-// Extents implements block.Extenter.
-func (l *layer) Extents(ctx context.Context, off, n int64, f block.Flags, add func(block.Extent) bool) error {
-	if err := l.pass(ctx, Op{Kind: Extents, Off: off, Len: n, Flags: f}); err != nil {
-		return err
-	}
-	return l.next.Extents(ctx, off, n, f, add)
-}
-
-// Cache implements block.Cacher.
-func (l *layer) Cache(ctx context.Context, off, n int64) error {
-	if err := l.pass(ctx, Op{Kind: Cache, Off: off, Len: n}); err != nil {
-		return err
-	}
-	return l.next.Cache(ctx, off, n)
-}
-
-// Remeasure implements block.Grower.
-func (l *layer) Remeasure() (int64, error) { return l.next.Grow(1) }
-
-// Close implements block.Backend.
-func (l *layer) Close() error { return l.next.Close() }

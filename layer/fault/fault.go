@@ -39,42 +39,25 @@ package fault
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"nbd.example/nbd/block"
+	"nbd.example/nbd/layer/ops"
 )
 
 // Kind is a set of kinds of operations.
-type Kind uint8
+type Kind = ops.Kind
 
 // Kinds.
 const (
-	Read Kind = 1 << iota
-	Write
-	Flush
-	Trim
-	Zero
-	Extents
-	Cache
-
-	All = Read | Write | Flush | Trim | Zero | Extents | Cache
+	Read    = ops.Read
+	Write   = ops.Write
+	Flush   = ops.Flush
+	Trim    = ops.Trim
+	Zero    = ops.Zero
+	Extents = ops.Extents
+	Cache   = ops.Cache
+	All     = ops.All
 )
-
-var kindNames = []string{"read", "write", "flush", "trim", "zero", "extents", "cache"}
-
-// String returns the names of the kinds, like "read/write".
-func (k Kind) String() string {
-	if k == All {
-		return "all"
-	}
-	var names []string
-	for i, name := range kindNames {
-		if k&(1<<i) != 0 {
-			names = append(names, name)
-		}
-	}
-	return strings.Join(names, "/")
-}
 
 // Error is the error of an operation that a rule made fail. Err is found by
 // errors.Is; a [block.OffsetError] around it tells the place, unless the operation
@@ -87,10 +70,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if e.Kind == Flush {
-		return fmt.Sprintf("fault: flush: rule %q: %v", e.Rule, e.Err)
-	}
-	return fmt.Sprintf("fault: %v of %d bytes at %d: rule %q: %v", e.Kind, e.Len, e.Off, e.Rule, e.Err)
+	return fmt.Sprintf("fault: %v: rule %q: %v", ops.Op{Kind: e.Kind, Off: e.Off, Len: e.Len}, e.Rule, e.Err)
 }
 
 // Unwrap returns Err.
@@ -103,101 +83,29 @@ func Layer(s *Script) block.Layer {
 		if s == nil {
 			s = &Script{}
 		}
-		return &layer{next: next, script: s}, nil
+		return ops.New(next, s.around), nil
 	}
 }
 
-type layer struct {
-	next   *block.Device
-	script *Script
-}
-
-var (
-	_ block.Backend    = (*layer)(nil)
-	_ block.Writer     = (*layer)(nil)
-	_ block.Flusher    = (*layer)(nil)
-	_ block.Trimmer    = (*layer)(nil)
-	_ block.ZeroWriter = (*layer)(nil)
-	_ block.Extenter   = (*layer)(nil)
-	_ block.Cacher     = (*layer)(nil)
-	_ block.Grower     = (*layer)(nil)
-)
-
-// Caps implements block.Backend. There is no smallest or largest unit, so that
-// the layer sees operations as they were asked for; the device below cuts and
-// rounds them. What that device only emulates is emulated above the layer, which
-// then sees the reads, writes and flushes that it is made of.
-func (l *layer) Caps() block.Caps {
-	c := l.next.Caps()
-	c.BlockSize = block.BlockSize{Preferred: c.BlockSize.Preferred}
-	return c
-}
-
-// around does an operation unless a rule fires for it. do is called with the
-// number of bytes to do: n, or less for a torn one.
-func (l *layer) around(k Kind, off, n int64, do func(n int64) error) error {
-	r, fired := l.script.fire(k, off, n)
+// around does an operation unless a rule fires for it, or only a part of it, if it is torn.
+func (s *Script) around(ctx context.Context, o ops.Call) error {
+	r, fired := s.fire(o.Kind, o.Off, o.Len)
 	if !fired {
-		return do(n)
+		return o.Do(ctx, o.Len)
 	}
 	if r.Panic {
-		panic(fmt.Sprintf("fault: %v of %d bytes at %d: rule %q", k, n, off, r))
+		panic(fmt.Sprintf("fault: %v: rule %q", o.Op, r))
 	}
-	if part := min(r.Part, n); part > 0 && k != Flush {
-		if err := do(part); err != nil {
+	if part := min(r.Part, o.Len); part > 0 && o.Kind != Flush {
+		if err := o.Do(ctx, part); err != nil {
 			return err
 		}
 	}
-	err := error(&Error{Kind: k, Off: off, Len: n, Rule: r.String(), Err: r.Err})
-	if k != Flush {
+	err := error(&Error{Kind: o.Kind, Off: o.Off, Len: o.Len, Rule: r.String(), Err: r.Err})
+	if o.Kind != Flush {
 		// The first byte that failed: a part that was done did not.
-		at := max(off, r.Off, off+min(r.Part, n-1))
+		at := max(o.Off, r.Off, o.Off+min(r.Part, o.Len-1))
 		err = &block.OffsetError{Off: at, Err: err}
 	}
 	return err
 }
-
-// ReadAt implements block.Backend.
-func (l *layer) ReadAt(ctx context.Context, p []byte, off int64) error {
-	return l.around(Read, off, int64(len(p)), func(n int64) error {
-		return l.next.ReadAt(ctx, p[:n], off)
-	})
-}
-
-// WriteAt implements block.Writer.
-func (l *layer) WriteAt(ctx context.Context, p []byte, off int64, f block.Flags) error {
-	return l.around(Write, off, int64(len(p)), func(n int64) error {
-		return l.next.WriteAt(ctx, p[:n], off, f)
-	})
-}
-
-// Flush implements block.Flusher.
-func (l *layer) Flush(ctx context.Context) error {
-	return l.around(Flush, 0, 0, func(int64) error { return l.next.Flush(ctx) })
-}
-
-// Trim implements block.Trimmer.
-func (l *layer) Trim(ctx context.Context, off, n int64, f block.Flags) error {
-	return l.around(Trim, off, n, func(n int64) error { return l.next.Trim(ctx, off, n, f) })
-}
-
-// WriteZeroes implements block.ZeroWriter.
-func (l *layer) WriteZeroes(ctx context.Context, off, n int64, f block.Flags) error {
-	return l.around(Zero, off, n, func(n int64) error { return l.next.WriteZeroes(ctx, off, n, f) })
-}
-
-// Extents implements block.Extenter.
-func (l *layer) Extents(ctx context.Context, off, n int64, f block.Flags, add func(block.Extent) bool) error {
-	return l.around(Extents, off, n, func(n int64) error { return l.next.Extents(ctx, off, n, f, add) })
-}
-
-// Cache implements block.Cacher.
-func (l *layer) Cache(ctx context.Context, off, n int64) error {
-	return l.around(Cache, off, n, func(n int64) error { return l.next.Cache(ctx, off, n) })
-}
-
-// Remeasure implements block.Grower.
-func (l *layer) Remeasure() (int64, error) { return l.next.Grow(1) }
-
-// Close implements block.Backend.
-func (l *layer) Close() error { return l.next.Close() }

@@ -5,6 +5,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"nbd.example/nbd/layer/ops"
 )
 
 // limits of a text.
@@ -75,7 +77,7 @@ func parseRule(text string) (Rule, error) {
 func (r *Rule) parseWhat(text string) error {
 	kinds, rng, ranged := strings.Cut(text, "@")
 	for _, name := range strings.Split(kinds, "/") {
-		k, err := parseKind(name)
+		k, err := ops.ParseKind(name)
 		if err != nil {
 			return err
 		}
@@ -93,18 +95,6 @@ func (r *Rule) parseWhat(text string) error {
 		return fmt.Errorf("a length of 0 touches nothing; leave it out to mean the rest")
 	}
 	return err
-}
-
-func parseKind(name string) (Kind, error) {
-	if name == "all" {
-		return All, nil
-	}
-	for i, known := range kindNames {
-		if name == known {
-			return 1 << i, nil
-		}
-	}
-	return 0, fmt.Errorf("unknown kind of operation %.40q; known are %s, all", name, strings.Join(kindNames, ", "))
 }
 
 // parseNumber reads a number of bytes or operations; hexadecimal is fine.

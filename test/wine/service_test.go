@@ -1,13 +1,16 @@
 package wine
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"nbd.example/nbd/client"
 	"nbd.example/nbd/test/harness"
 )
 
@@ -18,6 +21,85 @@ func service(t *testing.T, s *system, dir string, args ...string) (string, error
 	c.Dir = dir
 	out, err := c.CombinedOutput()
 	return string(out), err
+}
+
+// TestServiceCommands: a service, which has no console, runs prerun and postrun, ends what
+// takes too long, and leaves nothing running when it stops.
+func TestServiceCommands(t *testing.T) {
+	available(t)
+	s := windows(t)
+	dir := harness.Dir(t)
+	harness.Image(t, dir, "template", harness.Random(9, mib))
+	port, late := harness.FreePort(t), harness.FreePort(t)
+	uri := "nbd://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) + "/"
+	exports := fmt.Sprintf(`[made]
+exportname = DIR/made
+prerun = copy "DIR/template" "%%s" >nul
+postrun = del "%%s"& echo %%%%NBD_EXPORT%%%%> DIR/gone
+[fails]
+exportname = memory:1M
+prerun = exit 4
+[hangs]
+exportname = memory:1M
+prerun = "SERVER" -C "DIR/none" 127.0.0.1:%d "DIR/template"
+prerun_timeout = 3
+[lasts]
+exportname = memory:1M
+postrun = "SERVER" -C "DIR/none" 127.0.0.1:%d "DIR/template"
+postrun_timeout = 4
+`, late, late)
+	config(t, dir, port, strings.NewReplacer("DIR/", quoted(path(dir)+`\`), "SERVER", quoted(path(server(t)))).Replace(exports))
+	do := func(args ...string) {
+		t.Helper()
+		if out, err := service(t, s, dir, args...); err != nil {
+			t.Fatalf("%q: %v, %s", args, err, out)
+		}
+	}
+	do("install", "--name", "nbd-commands", "--manual", "-C", "config")
+	t.Cleanup(func() { service(t, s, dir, "remove", "--name", "nbd-commands") })
+	do("start", "--name", "nbd-commands")
+
+	d := device(t, uri+"made")
+	if d.Size() != mib {
+		t.Errorf("%d bytes are served, want %d", d.Size(), mib)
+	}
+	must(t, d.Close())
+	appears(t, filepath.Join(dir, "gone"), "made")
+	if _, err := os.Stat(filepath.Join(dir, "made")); !os.IsNotExist(err) {
+		t.Errorf("postrun has not removed the file: %v", err)
+	}
+	for _, name := range []string{"fails", "hangs"} {
+		if c, err := client.Dial(t.Context(), uri+name, nil); err == nil {
+			c.Close()
+			t.Errorf("%s is served", name)
+		}
+	}
+	device(t, uri+"lasts").Close() // it may be waiting for the postrun
+	do("stop", "--name", "nbd-commands")
+	if c, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(late))); err == nil {
+		c.Close()
+		t.Error("what a command has started goes on behind its limit, and the service")
+	}
+	do("remove", "--name", "nbd-commands")
+}
+
+// appears waits for a file with a text.
+func appears(t *testing.T, file, text string) {
+	t.Helper()
+	late := time.After(limit)
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		b, err := os.ReadFile(file)
+		if err == nil && strings.Contains(string(b), text) {
+			return
+		}
+		select {
+		case <-late:
+			t.Fatalf("%s does not appear: %q, %v", file, b, err)
+		case <-again.C:
+		}
+	}
 }
 
 // TestService installs a service, and lives with it until it is removed.

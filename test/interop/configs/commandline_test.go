@@ -80,7 +80,30 @@ func tryLine(t *testing.T, args string, want []string) {
 		c.found(t, uri, cfg, size, flags)
 	}
 	p.Stop()
+	c.trySection(t, line, want)
 	if _, err := os.Stat(c.path("pid")); !os.IsNotExist(err) {
 		t.Errorf("the pid file is still there: %v", err)
 	}
+}
+
+// trySection serves what -o prints for a command line. That says nothing of where to listen,
+// so the client comes on a unix socket.
+func (c *corpus) trySection(t *testing.T, line string, want []string) {
+	t.Helper()
+	if want[0] == "refused" || strings.Contains(line, "%s") {
+		return // clients on a unix socket are let in, and have another address
+	}
+	out := harness.Run(t, harness.Binary(t), append(strings.Fields(line), "-C", c.path("none"), "-o", "section")...)
+	c.write(c.config(), []byte("[generic]\nunixsock = "+c.path("sock")+"\n"+out))
+	p := harness.Spawn(t, nil, harness.Binary(t), "-n", "-C", c.config())
+	p.AwaitListening("unix", c.path("sock"))
+	var flags []string
+	for _, w := range want[1:] {
+		if w != "oldstyle" {
+			flags = append(flags, w)
+		}
+	}
+	_, size, _ := c.want(want[0])
+	c.found(t, harness.UnixURI(c.path("sock"), "section"), nil, size, flags)
+	p.Stop()
 }

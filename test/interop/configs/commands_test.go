@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -152,4 +153,43 @@ func TestHelperEndsForGood(t *testing.T) {
 	}
 	await(t, s.Process, "there is no other until the server is restarted", 1)
 	dial(t, s.URI("free"), nil).Close()
+}
+
+// TestPreRunRenamesLog: a prerun may take the transaction log away, so that clients which
+// come one after the other have logs of their own.
+func TestPreRunRenamesLog(t *testing.T) {
+	unixOnly(t)
+	t.Parallel()
+	dir := harness.Dir(t)
+	s := harness.StartIn(t, dir, harness.Config{Exports: strings.ReplaceAll(`[e]
+exportname = memory:1M
+transactionlog = DIR/log
+prerun = mv DIR/log "$(mktemp DIR/one.XXXXXX)"
+`, "DIR", dir)})
+	const clients = 3
+	for i := range clients {
+		c := dial(t, s.URI("e"), nil)
+		for j := range i + 1 {
+			if err := c.WriteAt(t.Context(), make([]byte, 512), int64(j)*512, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Stop()
+	files, err := filepath.Glob(filepath.Join(dir, "one.*"))
+	if err != nil || len(files) != clients {
+		t.Fatalf("%d logs, %v; want one for each of %d clients", len(files), err, clients)
+	}
+	var writes []int
+	for _, file := range files {
+		out := harness.Run(t, harness.Tool(t, "nbd"), "trdump", file)
+		writes = append(writes, strings.Count(out, "NBD_CMD_WRITE"))
+	}
+	slices.Sort(writes)
+	if !slices.Equal(writes, []int{1, 2, 3}) {
+		t.Errorf("the logs have %v writes, want those of one client each", writes)
+	}
 }

@@ -396,34 +396,40 @@ func keyNames() (names []string) {
 	return names
 }
 
-// TestAllKeys fails if there is a key whose effect no test shows. The values say which
-// test does, for readers.
+// TestAllKeys fails if there is a key whose effect no test shows, or if the test that is said
+// to show it is not there. Most of them use clients of others.
 func TestAllKeys(t *testing.T) {
 	shown := map[string]string{}
 	for test, keys := range map[string]string{
-		"cmd/nbd-server TestExportKinds":  "exportname filesize readonly copyonwrite sparse_cow cowdir temporary flush fua trim authfile",
-		"cmd/nbd-server TestTCPRules":     "listenaddr port authfile",
-		"cmd/nbd-server TestTLSReload":    "certfile keyfile cacertfile force_tls",
-		"cmd/nbd-server TestDualListen":   "unixsock duallisten",
-		"test/interop TestTLSVersions":    "tlsprio",
-		"test/interop TestReferenceList":  "allowlist",
-		"TestServed":                      "includedir rotational maxconnections multifile treefiles",
-		"TestSync":                        "sync",
-		"TestMaxThreads":                  "max_threads",
-		"TestVirtStyle":                   "virtstyle",
-		"TestCommands":                    "prerun postrun",
-		"TestCommandLimits":               "prerun_timeout postrun_timeout",
-		"TestRunUser":                     "run_user user group",
-		"TestTimeout":                     "timeout",
-		"TestOldstyleClients":             "oldstyle port listenaddr",
-		"TestWaitFile":                    "waitfile",
-		"TestListeners":                   "listen",
-		"TestTLSOnly":                     "tlsonly",
-		"TestKeysWithoutEffect":           "splice sdp",
-		"test/interop TestTransactionLog": "transactionlog datalog",
-		"cmd/nbd-server, control_test.go": "control",
-		"test/vm swap-beside":             "swap",
+		"test/interop TestNbdinfo":                   "exportname readonly flush fua trim rotational",
+		"test/interop TestReferenceList":             "allowlist",
+		"test/interop TestTLS":                       "certfile keyfile cacertfile",
+		"test/interop TestTLSMixed":                  "force_tls",
+		"test/interop TestTLSVersions":               "tlsprio",
+		"test/interop TestTransactionLog":            "transactionlog datalog",
+		"test/interop/configs TestKeysByOthers":      "copyonwrite temporary filesize multifile treefiles maxconnections authfile",
+		"test/interop/configs TestDiffs":             "cowdir sparse_cow",
+		"test/interop/configs TestServed":            "includedir",
+		"test/interop/configs TestSync":              "sync",
+		"test/interop/configs TestMaxThreads":        "max_threads",
+		"test/interop/configs TestVirtStyle":         "virtstyle",
+		"test/interop/configs TestCommands":          "prerun postrun",
+		"test/interop/configs TestCommandLimits":     "prerun_timeout postrun_timeout",
+		"test/interop/configs TestRunUser":           "run_user user group",
+		"test/interop/configs TestTimeout":           "timeout",
+		"test/interop/configs TestOldstyleClients":   "oldstyle port listenaddr",
+		"test/interop/configs TestWaitFile":          "waitfile",
+		"test/interop/configs TestListeners":         "listen",
+		"test/interop/configs TestTLSOnly":           "tlsonly",
+		"test/interop/configs TestKeysWithoutEffect": "splice sdp",
+		"cmd/nbd-server TestTCPRules":                "listenaddr port",
+		"cmd/nbd-server TestDualListen":              "unixsock duallisten",
+		"cmd/nbd-server TestControlSocket":           "control",
+		"test/vm/scenarios swap-beside":              "swap",
 	} {
+		if dir, name, _ := strings.Cut(test, " "); !sourceSays(t, dir, name) {
+			t.Errorf("there is no test %s in %s", name, dir)
+		}
 		for _, k := range strings.Fields(keys) {
 			shown[k] = test
 		}
@@ -436,6 +442,47 @@ func TestAllKeys(t *testing.T) {
 	for k, test := range shown {
 		if !slices.Contains(keyNames(), k) {
 			t.Errorf("%s is said to be shown by %s, but there is no such key", k, test)
+		}
+	}
+}
+
+// sourceSays tells whether the sources in a folder have a test, or a scenario, of that name.
+func sourceSays(t *testing.T, dir, name string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("../../..", dir, "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s: %d files, %v", dir, len(files), err)
+	}
+	word := "func " + name + "("
+	if !strings.HasPrefix(name, "Test") {
+		word = `"` + name + `"`
+	}
+	return slices.ContainsFunc(files, func(file string) bool { return bytes.Contains(read(t, file), []byte(word)) })
+}
+
+// TestManual: every key that the manual of nbd-server 3.24 has is one of ours, for the same
+// section. The list is from nbd-server(5).
+func TestManual(t *testing.T) {
+	for _, c := range []struct {
+		generic bool
+		keys    string
+	}{
+		{true, "allowlist cacertfile certfile force_tls group includedir keyfile listenaddr max_threads oldstyle port splice user unixsock duallisten tlsprio"},
+		{false, "authfile copyonwrite cowdir exportname filesize flush force_tls fua listenaddr maxconnections multifile treefiles postrun prerun " +
+			"readonly rotational sdp sparse_cow sync temporary timeout transactionlog trim virtstyle tlsonly waitfile"},
+		// What its program knows, and its manual does not.
+		{false, "datalog splice"},
+		// What the manual says of others: "unless tlsonly is set in the generic section".
+		{true, "tlsonly"},
+	} {
+		var ours []string
+		for _, k := range nbdconf.Keys(c.generic) {
+			ours = append(ours, k.Name)
+		}
+		for _, k := range strings.Fields(c.keys) {
+			if !slices.Contains(ours, k) {
+				t.Errorf("%s is not known (in [generic]: %v)", k, c.generic)
+			}
 		}
 	}
 }

@@ -1,8 +1,0 @@
-//go:build !linux
-
-package main
-
-import "os"
-
-// isJournal is false: only Linux has systemd.
-func isJournal(*os.File, string) bool { return false }
