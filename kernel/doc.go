@@ -39,8 +39,8 @@
 // attach that, udev's short looks included: a Connect that returns [ErrBusy] deserves a
 // second try.
 //
-// Two marks outlive an attachment: the read-only mark of BLKROSET, and the time limit of
-// requests, if the next one sets none. Our drivers reset both.
+// Three marks outlive an attachment: the read-only mark of BLKROSET, and the time limit of
+// requests, if the next one sets none, which our drivers reset; and what LimitRequests sets.
 //
 // # When a connection dies
 //
@@ -91,6 +91,14 @@
 // there is no Timeout: shut the socket down, and it goes on. Therefore it is good to
 // keep copies of the sockets for as long as a device is attached. All calls of a Driver
 // return when their ctx ends, whatever the kernel does.
+//
+// Each connection takes a worker thread of the kernel, which reads from it until its end.
+// On a machine so busy that a new worker is not there within 10 ms, the kernel's rescuer
+// takes all connections that wait for one, reads from the first, and comes to the next when
+// that one has ended. So with several connections the first requests after Connect may be
+// answered without anybody reading the answers, until their time is over and the connection
+// is called dead; the one that replaces it is read. Seen on 6.1: then the stack of the
+// thread nbdN-recv shows rescuer_thread and recv_work.
 //
 // # Limits
 //

@@ -52,8 +52,9 @@ type Driver interface {
 	Rescan(ctx context.Context, i Index) error
 	// Claim finds out whether somebody holds the device for himself: see [System.Claim].
 	Claim(ctx context.Context, i Index) error
-	// Tune sets what only the system's queue has: see [System.Tune].
-	Tune(i Index, t Tuning) error
+	// LimitRequests sets the most that one request asks for, in bytes: see
+	// [System.LimitRequests].
+	LimitRequests(ctx context.Context, i Index, most int64) error
 	// Can says what this driver is able to do.
 	Can() Abilities
 	// Close gives up the way to the driver. Devices stay attached, but for those of

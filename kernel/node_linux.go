@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -22,9 +23,10 @@ func (s System) MakeNode(i Index) error {
 		nodes[s.path("dev", p)] = filepath.Join(s.block(i), p)
 	}
 	for node, dir := range nodes {
+		var r reader
 		var major, minor uint32
-		if _, err := fmt.Sscanf(text(filepath.Join(dir, "dev")), "%d:%d", &major, &minor); err != nil {
-			return fmt.Errorf("make %s: no device number in %s: %w", node, dir, err)
+		if _, err := fmt.Sscanf(r.text(filepath.Join(dir, "dev")), "%d:%d", &major, &minor); err != nil {
+			return fmt.Errorf("make %s: no device number in %s: %w", node, dir, cmp.Or(r.err, err))
 		}
 		err := unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(major, minor)))
 		if err != nil && !errors.Is(err, unix.EEXIST) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // System is where the kernel shows what it knows: /sys, /proc and /dev. It needs no
@@ -60,7 +61,8 @@ func (s System) Devices() ([]Index, error) {
 }
 
 // Info returns what the system tells of a device, without its openers: see
-// [System.AddOpeners]. The error wraps [ErrNoModule] or [ErrNoDevice].
+// [System.AddOpeners]. The error wraps [ErrNoModule] or [ErrNoDevice]; with any other one,
+// such as that no file can be opened, nothing is known of the device.
 func (s System) Info(i Index) (*Info, error) {
 	dir := s.block(i)
 	if _, err := os.Stat(dir); err != nil {
@@ -72,56 +74,83 @@ func (s System) Info(i Index) (*Info, error) {
 		}
 		return nil, fmt.Errorf("%s: %w", i.Name(), ErrNoDevice)
 	}
+	r := &reader{system: s}
 	info := &Info{
 		Index: i,
 		// Counted in sectors, whatever the block size is.
-		Size:       number(filepath.Join(dir, "size")) * SectorSize,
-		BlockSize:  number(filepath.Join(dir, "queue/logical_block_size")),
-		ReadOnly:   number(filepath.Join(dir, "ro")) != 0,
-		PID:        s.process(int(number(filepath.Join(dir, "pid")))),
-		Identifier: text(filepath.Join(dir, "backend")),
-		MaxRequest: number(filepath.Join(dir, "queue/max_sectors_kb")) << 10,
+		Size:       r.number(filepath.Join(dir, "size")) * SectorSize,
+		BlockSize:  r.number(filepath.Join(dir, "queue/logical_block_size")),
+		ReadOnly:   r.number(filepath.Join(dir, "ro")) != 0,
+		PID:        r.process(int(r.number(filepath.Join(dir, "pid")))),
+		Identifier: r.text(filepath.Join(dir, "backend")),
+		MaxRequest: r.number(filepath.Join(dir, "queue/max_sectors_kb")) << 10,
 	}
-	if f := strings.Fields(text(filepath.Join(dir, "inflight"))); len(f) == 2 {
+	if f := strings.Fields(r.text(filepath.Join(dir, "inflight"))); len(f) == 2 {
 		info.Reads, _ = strconv.Atoi(f[0])
 		info.Writes, _ = strconv.Atoi(f[1])
 	}
 	if _, err := os.Stat(s.Node(i)); err == nil {
 		info.Node = true
 	}
-	s.addParts(info, dir)
-	s.addMounts(info, dir)
-	s.addSwap(info)
+	r.addParts(info, dir)
+	r.addMounts(info, dir)
+	r.addSwap(info)
+	if r.err != nil {
+		return nil, fmt.Errorf("%s: %w", i.Name(), r.err)
+	}
 	return info, nil
 }
 
-// text returns the contents of an attribute of sysfs without the end of its line, ""
-// if there is none: attributes come and go with attachments.
-func text(path string) string {
+// reader reads what the system shows, and keeps the first error. That something is not there
+// is none: attributes come and go with attachments.
+type reader struct {
+	system System
+	err    error
+}
+
+// note keeps an error.
+func (r *reader) note(err error) {
+	absent := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ESRCH)
+	if r.err == nil && !absent {
+		r.err = err
+	}
+}
+
+// text returns the contents of an attribute of sysfs without the end of its line, "" if
+// there is none.
+func (r *reader) text(path string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
+		r.note(err)
 		return ""
 	}
 	return strings.TrimSuffix(string(b), "\n")
 }
 
 // number returns an attribute as a number, 0 if there is none.
-func number(path string) int64 {
-	n, err := strconv.ParseInt(text(path), 10, 64)
+func (r *reader) number(path string) int64 {
+	n, err := strconv.ParseInt(r.text(path), 10, 64)
 	if err != nil || n < 0 || n > 1<<54 { // sectors of 512 bytes: more cannot be
 		return 0
 	}
 	return n
 }
 
+// folder returns the names in a folder, none if there is none.
+func (r *reader) folder(path string) []os.DirEntry {
+	list, err := os.ReadDir(path)
+	r.note(err)
+	return list
+}
+
 // process returns the process that a thread belongs to: the driver shows threads. Of one
 // that has ended it returns the thread.
-func (s System) process(thread int) int {
+func (r *reader) process(thread int) int {
 	if thread == 0 {
 		return 0
 	}
 	process := thread
-	s.lines(filepath.Join("proc", strconv.Itoa(thread), "status"), func(line string) {
+	r.lines(filepath.Join("proc", strconv.Itoa(thread), "status"), func(line string) {
 		if rest, ok := strings.CutPrefix(line, "Tgid:"); ok {
 			if n, err := strconv.Atoi(strings.TrimSpace(rest)); err == nil && n > 0 {
 				process = n
@@ -132,10 +161,13 @@ func (s System) process(thread int) int {
 }
 
 // addParts adds partitions, and the holders of the device and of them.
-func (s System) addParts(info *Info, dir string) {
-	entries, _ := os.ReadDir(dir) // a device that has just gone has none
-	for _, e := range entries {
-		if _, err := os.Stat(filepath.Join(dir, e.Name(), "partition")); err == nil {
+func (r *reader) addParts(info *Info, dir string) {
+	for _, e := range r.folder(dir) {
+		if !e.IsDir() {
+			continue
+		}
+		_, err := os.Stat(filepath.Join(dir, e.Name(), "partition"))
+		if r.note(err); err == nil {
 			info.Partitions = append(info.Partitions, e.Name())
 		}
 	}
@@ -147,8 +179,7 @@ func (s System) addParts(info *Info, dir string) {
 		return strings.Compare(a, b)
 	})
 	for _, name := range append([]string{"."}, info.Partitions...) {
-		holders, _ := os.ReadDir(filepath.Join(dir, name, "holders"))
-		for _, h := range holders {
+		for _, h := range r.folder(filepath.Join(dir, name, "holders")) {
 			if !slices.Contains(info.Holders, h.Name()) {
 				info.Holders = append(info.Holders, h.Name())
 			}
@@ -168,12 +199,12 @@ func (info *Info) names(path string) bool {
 }
 
 // addMounts adds where the device or a partition is mounted.
-func (s System) addMounts(info *Info, dir string) {
-	numbers := []string{text(filepath.Join(dir, "dev"))}
+func (r *reader) addMounts(info *Info, dir string) {
+	numbers := []string{r.text(filepath.Join(dir, "dev"))}
 	for _, p := range info.Partitions {
-		numbers = append(numbers, text(filepath.Join(dir, p, "dev")))
+		numbers = append(numbers, r.text(filepath.Join(dir, p, "dev")))
 	}
-	s.lines("proc/self/mountinfo", func(line string) {
+	r.lines("proc/self/mountinfo", func(line string) {
 		// 36 35 43:0 / /mnt rw,noatime shared:1 - ext4 /dev/nbd0 rw
 		head, tail, _ := strings.Cut(line, " - ")
 		h, t := strings.Fields(head), strings.Fields(tail)
@@ -188,18 +219,23 @@ func (s System) addMounts(info *Info, dir string) {
 }
 
 // addSwap looks whether the device or a partition is swapped on.
-func (s System) addSwap(info *Info) {
-	s.lines("proc/swaps", func(line string) {
+func (r *reader) addSwap(info *Info) {
+	r.lines("proc/swaps", func(line string) {
 		if f := strings.Fields(line); len(f) > 0 && info.names(unescape(f[0])) {
 			info.Swap = true
 		}
 	})
 }
 
-// lines calls f with each line of a file, if there is one.
-func (s System) lines(name string, f func(string)) {
-	file, err := os.Open(s.path(name))
+// lines calls f with each line of a file below the root, if there is one that this process
+// may read: what /proc shows is not the same for all.
+func (r *reader) lines(name string, f func(string)) {
+	file, err := os.Open(r.system.path(name))
+	if errors.Is(err, fs.ErrPermission) {
+		return
+	}
 	if err != nil {
+		r.note(err)
 		return
 	}
 	defer file.Close()
@@ -208,6 +244,7 @@ func (s System) lines(name string, f func(string)) {
 	for scanner.Scan() {
 		f(scanner.Text())
 	}
+	r.note(scanner.Err())
 }
 
 // unescape undoes what the kernel does to spaces in paths: \040.
@@ -245,7 +282,7 @@ func (s System) AddOpeners(info *Info) {
 		for _, f := range files {
 			target, err := os.Readlink(filepath.Join(dir, "fd", f.Name()))
 			if err == nil && info.names(target) {
-				info.Openers = append(info.Openers, Opener{PID: pid, Command: text(filepath.Join(dir, "comm"))})
+				info.Openers = append(info.Openers, Opener{PID: pid, Command: new(reader).text(filepath.Join(dir, "comm"))})
 				break
 			}
 		}

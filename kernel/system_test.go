@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -135,6 +136,66 @@ func TestInfo(t *testing.T) {
 	}
 	if _, err := tree(t, nil).Info(1); !errors.Is(err, kernel.ErrNoModule) {
 		t.Errorf("without the driver: %v", err)
+	}
+}
+
+// TestInfoUnknown: what cannot be read, because memory or descriptors are short, does not
+// count as what is not there. Else whoever keeps the device would give it up.
+func TestInfoUnknown(t *testing.T) {
+	links(t)
+	const dir = "sys/block/nbd12/"
+	for _, name := range []string{
+		dir + "pid", dir + "size", dir + "backend", dir + "ro", dir + "dev", dir + "inflight", dir + "queue/max_sectors_kb",
+		"proc/4242/status", "proc/self/mountinfo", "proc/swaps",
+	} {
+		files := maps.Clone(attached)
+		delete(files, name)
+		files[name+"/"] = "" // a folder can be opened, and not be read
+		if info, err := tree(t, files).Info(12); err == nil || info != nil || errors.Is(err, kernel.ErrNoDevice) {
+			t.Errorf("%s: %+v, %v", name, info, err)
+		}
+	}
+}
+
+// limiter is a driver that can do no more than the system.
+type limiter struct {
+	kernel.Driver
+	system kernel.System
+}
+
+func (l limiter) Info(i kernel.Index) (*kernel.Info, error) { return l.system.Info(i) }
+func (l limiter) LimitRequests(ctx context.Context, i kernel.Index, most int64) error {
+	return l.system.LimitRequests(ctx, i, most)
+}
+
+func TestSuitRequests(t *testing.T) {
+	links(t)
+	const name = "sys/block/nbd12/queue/max_sectors_kb"
+	for _, c := range []struct {
+		most        uint32
+		now, before int64
+		written     string // over the 1280 that was there
+	}{
+		{0, 1280 << 10, 0, "1280\n"},
+		{1280 << 10, 1280 << 10, 0, "1280\n"},
+		{1280<<10 - 1, 1276 << 10, 1280 << 10, "1276\n"},
+		{1_000_000, 976 << 10, 1280 << 10, "9760\n"},
+	} {
+		files := maps.Clone(attached)
+		files[name] = "1280\n"
+		s := tree(t, files)
+		now, before, err := kernel.SuitRequests(t.Context(), limiter{system: s}, 12, c.most)
+		written, failed := os.ReadFile(filepath.Join(s.Root, name))
+		if now != c.now || before != c.before || err != nil || failed != nil || string(written) != c.written {
+			t.Errorf("%d: %d, before %d, %v; written %q, %v", c.most, now, before, err, written, failed)
+		}
+	}
+	s := tree(t, attached)
+	if err := s.LimitRequests(t.Context(), 12, 4096); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without the attribute: %v", err)
+	}
+	if now, before, err := kernel.SuitRequests(t.Context(), limiter{system: s}, 77, 4096); now != 0 || before != 0 || err != nil {
+		t.Errorf("without the device: %d, %d, %v", now, before, err)
 	}
 }
 

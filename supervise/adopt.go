@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"nbd.example/nbd/kernel"
 )
@@ -23,7 +24,7 @@ func (s *Supervisor) Adopt(ctx context.Context) ([]*Device, error) {
 	var all []*Device
 	for i := range list {
 		st := &list[i]
-		if s.Device(st.Index) != nil || st.Process.Running() && st.Process != s.self {
+		if s.Device(st.Index) != nil || s.foreign(st.Process) {
 			continue
 		}
 		d, err := s.adoptLocked(ctx, st)
@@ -57,14 +58,33 @@ func (s *Supervisor) adoptLocked(ctx context.Context, st *State) (*Device, error
 	if err != nil {
 		return nil, fmt.Errorf("adopt: %w", err)
 	}
-	if st.Process.Running() && st.Process != s.self {
+	if s.foreign(st.Process) {
 		return nil, nil
 	}
 	if s.stale(st) {
-		os.Remove(statePath(s.cfg.Dir, st.Index))
+		s.removeStale(st)
 		return nil, nil
 	}
 	return s.adopt(ctx, st)
+}
+
+// foreign reports whether a process that a state file names keeps what the file describes,
+// and is another one.
+func (s *Supervisor) foreign(p Process) bool {
+	s.mu.Lock()
+	handed := slices.Contains(s.former, p)
+	s.mu.Unlock()
+	return p != s.self && !handed && p.Running()
+}
+
+// removeStale removes a stale file, unless another process has written a new one meanwhile.
+func (s *Supervisor) removeStale(st *State) {
+	s.withFile(st.Index, func() {
+		path := statePath(s.cfg.Dir, st.Index)
+		if now, err := readState(path); err == nil && now.Identifier == st.Identifier && now.Process == st.Process {
+			os.Remove(path)
+		}
+	})
 }
 
 // stale reports whether the device of a state file is no longer attached.
@@ -102,7 +122,7 @@ func (s *Supervisor) adopt(ctx context.Context, old *State) (*Device, error) {
 	}
 	d.detaching.Lock() // nobody gets it before it has its keeper
 	defer d.detaching.Unlock()
-	if err := s.keep(d); err != nil {
+	if err := s.keep(ctx, d); err != nil {
 		d.end(err, Released, false)
 		return nil, fmt.Errorf("adopt %s: %w", old.Device, err)
 	}

@@ -89,7 +89,7 @@ func inodesOf(list []kerneltest.Socket) (out []uint64) {
 func TestAdoptDead(t *testing.T) {
 	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
 	h.serve(x)
-	d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Timeout: brisk})
 	l := startLoad(dev, 2)
 	l.progress(t, 10)
 	r.s.crash()
@@ -192,6 +192,119 @@ func TestAdoptStale(t *testing.T) {
 	}
 	if left, _ := States(r.dir); len(left) != 0 {
 		t.Errorf("left %+v", left)
+	}
+}
+
+// looking has each look at the system go through a function.
+type looking struct {
+	kernel.Driver
+	info func(kernel.Index) (*kernel.Info, error)
+}
+
+func (l *looking) Info(i kernel.Index) (*kernel.Info, error) { return l.info(i) }
+
+// What another process writes while a stale file is looked at is its own, and stays.
+func TestAdoptStaleRewritten(t *testing.T) {
+	r, h := newRig(t), newHost(t, "tcp")
+	h.serve(newDisk("one"))
+	d, _ := r.attach(&Spec{URIs: []string{h.uri()}})
+	other := d.Status()
+	r.s.crash()
+	driver := r.cfg.Kernel
+	if err := driver.Disconnect(r.ctx(), d.Index()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kernel.AwaitGone(r.ctx(), driver, d.Index()); err != nil {
+		t.Fatal(err)
+	}
+	other.Identifier, other.Process = "other", Process{PID: 1, Start: processStart(1)}
+	r.cfg.Kernel = &looking{driver, func(i kernel.Index) (*kernel.Info, error) {
+		if err := writeState(r.dir, &other); err != nil {
+			t.Error(err)
+		}
+		return driver.Info(i)
+	}}
+	if list, err := r.supervisor().Adopt(r.ctx()); len(list) != 0 || err != nil {
+		t.Errorf("adopted %v, %v", list, err)
+	}
+	if st, err := readState(statePath(r.dir, d.Index())); err != nil || st.Identifier != "other" {
+		t.Errorf("the other process's file: %+v, %v", st, err)
+	}
+}
+
+// Whoever has taken devices over keeps them, also if the process before could not write that
+// it has let go of them.
+func TestTakeOverUnwritten(t *testing.T) {
+	r, h := newRig(t), newHost(t, "tcp")
+	h.serve(newDisk("one"))
+	old := r.supervisor()
+	old.self = Process{PID: 1, Start: processStart(1)} // that runs on
+	path := ControlPath(r.dir, 1)
+	if err := old.Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+	before, err := readState(statePath(r.dir, d.Index()))
+	if err != nil || before.Process != old.self {
+		t.Fatal(before, err)
+	}
+	next := r.supervisor()
+	if err := next.TakeOver(r.ctx(), path); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeState(r.dir, before); err != nil { // as if there had been no room for another
+		t.Fatal(err)
+	}
+	list, err := next.Adopt(r.ctx())
+	if err != nil || len(list) != 1 || alive(dev) != 1 || d.Err() != ErrHandedOver {
+		t.Fatalf("adopted %v, %v; %v", list, err, d.Err())
+	}
+	if st, err := readState(statePath(r.dir, d.Index())); err != nil || st.Process != next.self {
+		t.Errorf("the file: %+v, %v", st, err)
+	}
+}
+
+// While a device is being detached, and somebody holds it, a hand-over waits for that. The
+// other devices do not lose their keeper meanwhile.
+func TestHandOverWhileDetaching(t *testing.T) {
+	r, h := newRig(t), newHost(t, "tcp")
+	h.serve(newDisk("one"))
+	r.supervisor()
+	path := ControlPath(r.dir, 1)
+	if err := r.s.Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	first, _ := r.attach(&Spec{URIs: []string{h.uri()}, Identifier: "a", Device: "/dev/nbd0"})
+	second, dev := r.attach(&Spec{URIs: []string{h.uri()}, Identifier: "b", Device: "/dev/nbd1"})
+	release, err := dev.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	detaching, cancel := context.WithCancel(r.ctx())
+	defer cancel()
+	detached := make(chan error, 1)
+	go func() { detached <- second.Detach(detaching, false) }()
+	r.awaitPhase(second, Detaching)
+	c := r.dial(path)
+	if err := c.say(opHandOver); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the hand-over", func() bool {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return r.s.paused != nil
+	})
+	ended, end := context.WithCancel(r.ctx())
+	end()
+	if err := r.s.keep(ended, first); !errors.Is(err, context.Canceled) {
+		t.Errorf("what is attached meanwhile waits, but no longer than it may: %v", err)
+	}
+	h.conns.cut(0, h.conns.count())
+	r.await(first, "another connection", func(st State) bool { return st.Reconnects > 0 })
+	c.Close()
+	release()
+	if err := <-detached; err != nil {
+		t.Error(err)
 	}
 }
 

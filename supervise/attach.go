@@ -29,8 +29,9 @@ func (s *Supervisor) Attach(ctx context.Context, spec *Spec) (*Device, error) {
 		return nil, err
 	}
 	if d != nil {
-		if st := d.Status(); st.standsIn(wanted) != nil {
-			return nil, st.standsIn(wanted)
+		st := d.Status()
+		if err := st.standsIn(wanted); err != nil {
+			return nil, err
 		}
 		return d, nil
 	}
@@ -162,7 +163,7 @@ func (s *Supervisor) elsewhere(ctx context.Context, identifier string, wanted *S
 		if st.Identifier != identifier || s.stale(st) {
 			continue
 		}
-		if st.Process.Running() && st.Process != s.self {
+		if s.foreign(st.Process) {
 			return nil, &AttachedError{State: *st}
 		}
 		if err := st.standsIn(wanted); err != nil {
@@ -198,9 +199,9 @@ func (s *Supervisor) attach(ctx context.Context, spec *Spec, targets []*target, 
 	}
 	d.detaching.Lock() // nobody gets it before it has its keeper
 	defer d.detaching.Unlock()
-	err = d.limit(maxPayload(peers[0]))
+	err = d.limit(ctx, maxPayload(peers[0]))
 	if err == nil {
-		err = s.keep(d)
+		err = s.keep(ctx, d)
 	}
 	if err != nil {
 		d.unlimit()

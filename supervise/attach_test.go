@@ -15,7 +15,11 @@ import (
 func TestAttach(t *testing.T) {
 	r, h := newRig(t), newHost(t, "unix")
 	h.serve(newDisk("one"))
-	d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+	d, err := r.supervisor().Attach(r.ctx(), &Spec{URIs: []string{h.uri()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := r.k.Device(d.Index())
 	st := d.Status()
 	if st.Phase != Attached || st.Size != diskSize || st.BlockSize != 512 || st.Device != d.Index().Path() || st.Identifier != h.uri() {
 		t.Errorf("status %+v", st)

@@ -20,7 +20,6 @@ type attempt struct {
 	st      *State
 	dead    []*slot // to be replaced
 	spare   int     // how many more may be
-	last    bool    // no connection is left
 	targets []*target
 	least   uint64                          // what the export must have, in bytes
 	before  func(ctx context.Context) error // called before dead ones are shut down; may be nil
@@ -29,7 +28,9 @@ type attempt struct {
 // run makes the attempt. What the kernel has taken is returned, also with an error.
 func (a *attempt) run(ctx context.Context) ([]*peer, error) {
 	reconfigures := a.d.sup.cfg.Kernel.Can().Reconfigure
-	switch is := a.st.gone(a.d.sup.cfg.Kernel); {
+	switch is, err := a.st.gone(a.d.sup.cfg.Kernel); {
+	case err != nil:
+		return nil, err
 	case is && reconfigures:
 		return nil, ErrTakenAway
 	case is:
@@ -196,7 +197,11 @@ func (a *attempt) offer(ctx context.Context, p *peer, certain bool) (bool, error
 // reconfigure changes the kernel's device, if it is ours. The kernel itself compares
 // identifiers only where the device has one.
 func (d *Device) reconfigure(ctx context.Context, c *kernel.Change) error {
-	if st := d.Status(); st.gone(d.sup.cfg.Kernel) {
+	st := d.Status()
+	switch is, err := st.gone(d.sup.cfg.Kernel); {
+	case err != nil:
+		return err
+	case is:
 		return ErrTakenAway
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.sup.times.call)

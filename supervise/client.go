@@ -166,25 +166,28 @@ func (c *Client) Upgrade(ctx context.Context) error {
 // From then on that supervisor keeps nothing, and does not listen any more. After an error
 // it goes on; if there is none, the error is that of [Dial].
 func (s *Supervisor) TakeOver(ctx context.Context, path string) error {
-	sockets, err := takeOver(ctx, path)
+	sockets, former, err := takeOver(ctx, path)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if former != nil {
+		s.former = append(s.former, *former)
+	}
 	s.inherited = append(s.inherited, sockets...)
 	return nil
 }
 
-func takeOver(ctx context.Context, path string) (sockets []Socket, err error) {
+func takeOver(ctx context.Context, path string) (sockets []Socket, former *Process, err error) {
 	c, err := Dial(ctx, path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer c.Close()
 	defer guard(ctx, c.conn)()
-	if sockets, err = c.takeOver(); err == nil {
-		return sockets, nil
+	if sockets, former, err = c.takeOver(); err == nil {
+		return sockets, former, nil
 	}
 	for _, f := range sockets {
 		f.File.Close()
@@ -195,28 +198,32 @@ func takeOver(ctx context.Context, path string) (sockets []Socket, err error) {
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		err = ErrHungUp
 	}
-	return nil, fmt.Errorf("take over from %s: %w", path, err)
+	return nil, nil, fmt.Errorf("take over from %s: %w", path, err)
 }
 
-// takeOver is the client's part of opHandOver. Sockets may come along with an error.
-func (c *Client) takeOver() (sockets []Socket, err error) {
+// takeOver is the client's part of opHandOver. Sockets may come along with an error. The
+// process is that which has handed over, nil if it did not say.
+func (c *Client) takeOver() (sockets []Socket, former *Process, err error) {
 	if err := c.say(opHandOver); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if sockets, err = receiveAll(c.conn); err != nil {
-		return sockets, err
+		return sockets, nil, err
 	}
 	if err := c.say(opTaken); err != nil {
-		return sockets, err
+		return sockets, nil, err
 	}
 	line, err := readLine(c.in)
 	if err != nil {
 		// It has ended, or will keep what it does not know to be taken: the files tell
 		// Adopt which.
-		return sockets, nil
+		return sockets, nil, nil
 	}
-	_, err = parseReply(line)
-	return sockets, err
+	r, err := parseReply(line)
+	if err != nil {
+		return sockets, nil, err
+	}
+	return sockets, r.Process, nil
 }
 
 // say sends a request that is nothing but its name.

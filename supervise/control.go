@@ -249,7 +249,7 @@ func (c *control) handOver(ctx context.Context, conn *net.UnixConn, lines <-chan
 		return
 	}
 	c.l.Close() // the next one listens at the same path as soon as it has the answer
-	c.send(conn, &reply{})
+	c.send(conn, &reply{Process: &c.s.self})
 	c.s.finish()
 }
 

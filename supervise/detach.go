@@ -43,7 +43,9 @@ func (d *Device) Detach(ctx context.Context, force bool) error {
 		return fmt.Errorf("detach %s: %w", d.st.Device, err)
 	}
 	err := d.awaitGone(ctx, force)
-	d.unlimit()
+	if info, failed := d.sup.cfg.Kernel.Info(d.index); failed == nil && !d.replaced(info) {
+		d.unlimit()
+	}
 	d.end(ErrDetached, Gone, true)
 	d.sup.worker.Flush(ctx)
 	d.log.Info("detached", "force", force)
@@ -84,7 +86,7 @@ func (d *Device) unused(ctx context.Context) error {
 // found out, as in a root without the device's node, it counts as held: the keeper of a root
 // file system lives in such a place, and does not see the mount.
 func (d *Device) claim(ctx context.Context) error {
-	limit, cancel := context.WithTimeout(ctx, d.sup.times.open)
+	limit, cancel := context.WithTimeout(ctx, d.sup.times.claim)
 	defer cancel()
 	err := d.sup.cfg.Kernel.Claim(limit, d.index)
 	switch {
@@ -157,10 +159,10 @@ func (d *Device) awaitGone(ctx context.Context, force bool) error {
 	scanned := false
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		info, err := d.sup.cfg.Kernel.Info(d.index)
-		if err != nil || info.Gone() || d.replaced(info) {
+		if absent(err) || err == nil && (info.Gone() || d.replaced(info)) {
 			return nil
 		}
-		if len(info.Partitions) > 0 && info.PID == 0 && info.Size == 0 && !scanned {
+		if err == nil && len(info.Partitions) > 0 && info.PID == 0 && info.Size == 0 && !scanned {
 			scanned = true // they go when somebody opens the device
 			d.scan(ctx)
 			continue
@@ -168,6 +170,9 @@ func (d *Device) awaitGone(ctx context.Context, force bool) error {
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
+			if err != nil {
+				return err
+			}
 			d.hasOpeners(info)
 			return &BusyError{Info: *info, Forced: true}
 		}

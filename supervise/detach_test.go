@@ -78,7 +78,7 @@ func TestDetachForce(t *testing.T) {
 	for _, hold := range []bool{false, true} {
 		r, h := newRig(t), newHost(t, "tcp")
 		h.serve(newDisk("one"))
-		d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 2})
+		d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 2, Timeout: brisk})
 		r.s.times.force = hang
 		if hold {
 			r.s.times.force = 20 * time.Millisecond
@@ -145,7 +145,7 @@ func TestDetachHungKernel(t *testing.T) {
 func TestHungReconfigure(t *testing.T) {
 	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
 	h.serve(x)
-	d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Timeout: brisk})
 	var calls atomic.Int64
 	r.k.Intercept(func(ctx context.Context, op kerneltest.Op, _ kernel.Index) error {
 		if op == kerneltest.OpReconfigure && calls.Add(1) <= 3 {
@@ -171,7 +171,7 @@ func TestHungReconfigure(t *testing.T) {
 func TestNotTakenAtFirst(t *testing.T) {
 	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
 	h.serve(x)
-	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 2})
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 2, Timeout: brisk})
 	var calls atomic.Int64
 	r.k.Intercept(func(_ context.Context, op kerneltest.Op, _ kernel.Index) error {
 		if op == kerneltest.OpReconfigure && calls.Add(1)%3 != 0 {

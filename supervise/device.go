@@ -54,10 +54,14 @@ func (s *slot) connection() Connection {
 	return c
 }
 
+// lastAnswers is how long the kernel may take to read what a server has sent before it ended
+// a connection.
+const lastAnswers = time.Second
+
 // kill ends the connection, which we have, for the kernel and for the server. Nothing that
 // was sent on it and has not arrived will: the kernel sends that on another one.
 func (s *slot) kill() {
-	kill(s.file)
+	kill(s.file, lastAnswers)
 	if s.relay != nil {
 		s.relay.Drop()
 	}

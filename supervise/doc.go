@@ -52,9 +52,7 @@
 // [Policy] says, and are sent at once when there is one. Those that were sent already
 // get no answer any more. The kernel looks at them when the request timeout is over,
 // counted from when they were sent, and sends them again; see [DefaultTimeout] for the
-// choice. A device without a timeout has it look every few seconds instead, by the timer
-// of its queue in sysfs; as long as there is no connection, the kernel has a timeout all
-// the same, so that it takes these requests back, and sends them as soon as it can.
+// choice.
 //
 // With [Policy].Fail or a limit, requests fail. The device is not lost: when there is a
 // connection again, it works again.

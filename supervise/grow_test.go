@@ -28,7 +28,7 @@ func (r *rig) awaitSize(d *Device, dev *kerneltest.Device, want int64) {
 func TestGrownAtReconnect(t *testing.T) {
 	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
 	h.serve(x)
-	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 2})
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 2, Timeout: brisk})
 	l := startLoad(dev, 2)
 	l.progress(t, 10)
 	h.kill()
@@ -83,7 +83,7 @@ func TestGrownByInfo(t *testing.T) {
 func TestGrownSeveral(t *testing.T) {
 	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
 	h.serve(x)
-	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 3})
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 3, Timeout: brisk})
 	l := startLoad(dev, 2)
 	l.progress(t, 10)
 	old := h.retire()

@@ -90,6 +90,9 @@ type host struct {
 	conns   *conns
 }
 
+// cuttable is a connection that the server leaves in package net, where others can cut it.
+type cuttable struct{ *net.TCPConn }
+
 // conns counts and cuts the connections of a host.
 type conns struct {
 	net.Listener
@@ -104,6 +107,9 @@ func (c *conns) Accept() (net.Conn, error) {
 		conn, err := c.Listener.Accept()
 		if err != nil {
 			return nil, err
+		}
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			conn = cuttable{tcp}
 		}
 		c.mu.Lock()
 		c.accepted++
@@ -125,7 +131,7 @@ func (c *conns) cut(from, to int) {
 			u.CloseWrite()
 			u.CloseRead()
 		} else {
-			conn.(*net.TCPConn).CloseWrite()
+			conn.(cuttable).CloseWrite()
 		}
 	}
 }
@@ -230,9 +236,13 @@ type rig struct {
 	s   *Supervisor
 }
 
-// calm is a request timeout that a loaded machine does not reach, although the seconds of
-// the fake kernel are short.
-const calm = time.Hour
+// Request timeouts: the seconds of the fake kernel are short. A loaded machine does not
+// reach calm, which is what rig.attach takes; brisk is for tests in which requests lose
+// their connection and are sent again.
+const (
+	calm  = time.Hour
+	brisk = 30 * time.Second
+)
 
 var quick = Backoff{First: 2 * time.Millisecond, Most: 50 * time.Millisecond}
 
@@ -293,6 +303,9 @@ func (r *rig) attach(spec *Spec) (*Device, *kerneltest.Device) {
 	r.t.Helper()
 	if r.s == nil {
 		r.supervisor()
+	}
+	if spec.Timeout == 0 {
+		spec.Timeout = calm
 	}
 	d, err := r.s.Attach(r.ctx(), spec)
 	if err != nil {

@@ -208,7 +208,7 @@ func (k *keeper) replace(dead []*slot, spare int) {
 	d := k.d
 	st := d.Status()
 	k.suspect = false // until the next death, which may come while the attempt is made
-	attempt := &attempt{d: d, st: &st, dead: dead, spare: spare, last: len(dead) == len(d.slots), targets: k.candidates()}
+	attempt := &attempt{d: d, st: &st, dead: dead, spare: spare, targets: k.candidates()}
 	k.start(func(ctx context.Context) func() {
 		taken, err := attempt.run(ctx)
 		return func() { k.replaced(attempt, taken, err) }
@@ -373,13 +373,21 @@ func (k *keeper) tell(err error) {
 var errInterrupted = fmt.Errorf("the device is being detached or handed over")
 
 // gone finds out whether the device is attached no more, by somebody else's doing. He may
-// have attached something else there.
-func (st *State) gone(drv kernel.Driver) bool {
+// have attached something else there. With an error, nobody knows.
+func (st *State) gone(drv kernel.Driver) (bool, error) {
 	info, err := drv.Info(st.Index)
-	if err != nil {
-		return errors.Is(err, kernel.ErrNoDevice) || errors.Is(err, kernel.ErrNoModule)
+	switch {
+	case absent(err):
+		return true, nil
+	case err != nil:
+		return false, err
 	}
-	return info.PID == 0 && info.Size == 0 || st.Replaced(info)
+	return info.PID == 0 && info.Size == 0 || st.Replaced(info), nil
+}
+
+// absent reports whether err says that there is no such device at all.
+func absent(err error) bool {
+	return errors.Is(err, kernel.ErrNoDevice) || errors.Is(err, kernel.ErrNoModule)
 }
 
 // Replaced reports whether what the system tells of a device of this index is of another

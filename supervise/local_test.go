@@ -63,7 +63,7 @@ func TestLocal(t *testing.T) {
 		}
 		return newLocal(t, x, readOnly)
 	}
-	d, dev := r.attach(&Spec{Serve: "file:/disk", Connections: 2})
+	d, dev := r.attach(&Spec{Serve: "file:/disk", Connections: 2, Timeout: brisk})
 	if st := d.Status(); st.Identifier != "serve:file:/disk" || len(st.Connections) != 2 || st.Connections[0].Relay {
 		t.Errorf("%+v", st)
 	}
@@ -147,8 +147,8 @@ func TestMany(t *testing.T) {
 		}
 		h.serve(y)
 		spec := &Spec{URIs: []string{h.uri()}}
-		if i > 0 {
-			spec.Timeout = calm
+		if i == 0 {
+			spec.Timeout = brisk
 		}
 		d, dev := r.attach(spec)
 		hosts, devices, loads = append(hosts, h), append(devices, d), append(loads, startLoad(dev, 1))

@@ -32,7 +32,7 @@ func (p *peer) discard() {
 
 // destroy closes a connection that the kernel may have taken, so that it dies there.
 func (p *peer) destroy() {
-	kill(p.file)
+	kill(p.file, 0)
 	p.file.Close()
 	if p.relay != nil {
 		p.relay.Close()

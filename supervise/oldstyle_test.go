@@ -26,7 +26,7 @@ func (h *host) oldURI() string { return strings.TrimSuffix(h.uri(), "disk") }
 func TestOldstyle(t *testing.T) {
 	r, h, x := newRig(t), newHost(t, "tcp"), newDisk("one")
 	h.startOldstyle(x.export())
-	d, dev := r.attach(&Spec{URIs: []string{h.oldURI()}})
+	d, dev := r.attach(&Spec{URIs: []string{h.oldURI()}, Timeout: brisk})
 	st := d.Status()
 	if st.Size != diskSize || st.Seen.InfoAgrees || st.Seen.Instance != "" || st.Flags&proto.FlagSendFlush == 0 {
 		t.Errorf("%+v", st)

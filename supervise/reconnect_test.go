@@ -7,9 +7,11 @@ import (
 	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/proto"
 	"nbd.example/nbd/server"
 )
@@ -21,7 +23,7 @@ func TestRestartUnderLoad(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d", network, n), func(t *testing.T) {
 				r, h, x := newRig(t), newHost(t, network), newDisk("one")
 				h.serve(x)
-				d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: n})
+				d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: n, Timeout: brisk})
 				l := startLoad(dev, 4)
 				for range 4 {
 					l.progress(t, 50)
@@ -48,7 +50,7 @@ func TestRestartUnderLoad(t *testing.T) {
 func TestOneOfSeveral(t *testing.T) {
 	r, h, x := newRig(t), newHost(t, "tcp"), newDisk("one")
 	h.serve(x)
-	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 3})
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 3, Timeout: brisk})
 	l := startLoad(dev, 3)
 	l.progress(t, 20)
 	for i := range 3 {
@@ -70,7 +72,7 @@ func TestSecondAddress(t *testing.T) {
 	r, h, other, x := newRig(t), newHost(t, "unix"), newHost(t, "tcp"), newDisk("one")
 	h.serve(x)
 	other.serve(x)
-	d, dev := r.attach(&Spec{URIs: []string{h.uri(), other.uri()}, Connections: 2})
+	d, dev := r.attach(&Spec{URIs: []string{h.uri(), other.uri()}, Connections: 2, Timeout: brisk})
 	l := startLoad(dev, 2)
 	l.progress(t, 20)
 	h.kill()
@@ -125,7 +127,7 @@ func TestChangedServer(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
 			h.serve(x)
-			d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+			d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Timeout: brisk})
 			if d.Status().Seen.Instance == "" {
 				r.await(d, "the instance", func(st State) bool { return st.Seen.Instance != "" })
 			}
@@ -153,7 +155,7 @@ func TestChangedServer(t *testing.T) {
 func TestAnyInstance(t *testing.T) {
 	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
 	h.serve(x)
-	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, AnyInstance: true})
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, AnyInstance: true, Timeout: brisk})
 	h.kill()
 	h.serve(newDisk("two"))
 	if _, err := dev.WriteAt(make([]byte, 512), 0); err != nil {
@@ -167,7 +169,7 @@ func TestAnyInstance(t *testing.T) {
 func TestFailPolicy(t *testing.T) {
 	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
 	h.serve(x)
-	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, OnFailure: Policy{Fail: true}})
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, OnFailure: Policy{Fail: true}, Timeout: brisk})
 	if dev.Attached().DeadTimeout != 0 {
 		t.Errorf("the kernel waits %v", dev.Attached().DeadTimeout)
 	}
@@ -187,7 +189,7 @@ func TestFailPolicy(t *testing.T) {
 func TestLimitPolicy(t *testing.T) {
 	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
 	h.serve(x)
-	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, OnFailure: Policy{Limit: 1500 * time.Millisecond}})
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, OnFailure: Policy{Limit: 1500 * time.Millisecond}, Timeout: brisk})
 	if got := dev.Attached().DeadTimeout; got != 2*time.Second {
 		t.Errorf("the kernel waits %v", got)
 	}
@@ -265,5 +267,44 @@ func TestInstanceLater(t *testing.T) {
 		if st := r.awaitPhase(d, Refused); !strings.Contains(st.Reason, "another instance") {
 			t.Errorf("%+v", st)
 		}
+	}
+}
+
+// A look at the system that fails, because memory or descriptors are short, says nothing of
+// the device: it is kept on, and connected again when it can be looked at.
+func TestUnknownIsNotGone(t *testing.T) {
+	r, h := newRig(t), newHost(t, "tcp")
+	disk := newDisk("one")
+	h.serve(disk)
+	driver := r.cfg.Kernel
+	var short atomic.Bool
+	looks := make(chan struct{})
+	r.cfg.Kernel = &looking{driver, func(i kernel.Index) (*kernel.Info, error) {
+		if !short.Load() {
+			return driver.Info(i)
+		}
+		select {
+		case looks <- struct{}{}:
+		default:
+		}
+		return nil, syscall.EMFILE
+	}}
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+	short.Store(true)
+	h.kill()
+	h.serve(disk)
+	for range 3 {
+		select {
+		case <-looks:
+		case <-d.Done():
+			t.Fatalf("given up: %v", d.Err())
+		case <-time.After(hang):
+			t.Fatal("nobody looks")
+		}
+	}
+	short.Store(false)
+	r.await(d, "another connection", func(st State) bool { return st.Reconnects == 1 && st.Phase == Attached })
+	if alive(dev) != 1 {
+		t.Errorf("%d connections", alive(dev))
 	}
 }

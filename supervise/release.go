@@ -111,11 +111,14 @@ func (s *Supervisor) pause(pendingToo bool) (resume func(handed bool), err error
 }
 
 // halt stops the keepers of all devices, and keeps others from detaching them, until goOn
-// is called. It returns the sockets that can be passed on.
+// is called. It returns the sockets that can be passed on. What is being detached is waited
+// for, and meanwhile all others are kept.
 func (s *Supervisor) halt() (devices []*Device, sockets []Socket) {
 	devices = s.Devices()
 	for _, d := range devices {
 		d.detaching.Lock()
+	}
+	for _, d := range devices {
 		d.stop()
 		d.mu.Lock()
 		sockets = append(sockets, d.sockets()...)

@@ -66,17 +66,22 @@ func forKernel(conn net.Conn) (*os.File, error) {
 func hungUp(file *os.File) bool {
 	dead := false
 	err := withFD(file, func(fd int) error {
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		for {
-			_, err := unix.Poll(p, 0)
-			if err == unix.EINTR {
-				continue
-			}
-			dead = p[0].Revents != 0
-			return err
-		}
+		events, err := hangUps(fd)
+		dead = events != 0
+		return err
 	})
 	return dead || err != nil
+}
+
+// hangUps returns which ends of a socket are over: unix.POLLRDHUP if the peer sends no more,
+// unix.POLLHUP if both are.
+func hangUps(fd int) (events int16, err error) {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	for {
+		if _, err = unix.Poll(p, 0); err != unix.EINTR {
+			return p[0].Revents, err
+		}
+	}
 }
 
 // kill ends a connection, for all who have its socket. The peer learns of it at once, also
@@ -84,15 +89,32 @@ func hungUp(file *os.File) bool {
 // here nothing must be carried out after that. The end of a unix socket is seen at once. The
 // end of a TCP stream would wait behind the data for which the peer has no room; so these
 // are dropped, and the peer gets a reset.
-func kill(file *os.File) {
+//
+// With them go answers that have arrived. So if it was the peer who ended the connection, as
+// servers do in good order, the kernel gets as long as patience to read what is left: it
+// sends nothing elsewhere before it has come to the end.
+func kill(file *os.File, patience time.Duration) {
 	withFD(file, func(fd int) error {
+		events, _ := hangUps(fd)
 		unix.Shutdown(fd, unix.SHUT_RDWR) // wakes who waits on it
 		protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 		if err != nil || protocol != unix.IPPROTO_TCP {
 			return err
 		}
+		if events&(unix.POLLRDHUP|unix.POLLHUP) == unix.POLLRDHUP {
+			awaitRead(fd, patience)
+		}
 		return abort(fd)
 	})
+}
+
+// awaitRead waits until somebody has read all that has arrived on a socket.
+func awaitRead(fd int, patience time.Duration) {
+	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(time.Millisecond) {
+		if n, err := unix.IoctlGetInt(fd, unix.SIOCINQ); n == 0 || err != nil {
+			return
+		}
+	}
 }
 
 // abort is what RFC 9293 calls ABORT, on a socket that others have, too: see connect(2),

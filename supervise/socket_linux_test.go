@@ -79,7 +79,7 @@ func TestKill(t *testing.T) {
 				received <- err
 			}()
 			sent := fill(t, file)
-			kill(file)
+			kill(file, hang)
 			select {
 			case err := <-received:
 				if err == nil {
@@ -112,4 +112,38 @@ func TestKill(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestKillKeepsAnswers: what a server has sent before it ended the connection still reaches
+// the kernel.
+func TestKillKeepsAnswers(t *testing.T) {
+	file, server := connected(t, "tcp")
+	theirs, err := copyFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	const sent = 32 << 10
+	if _, err := server.Write(make([]byte, sent)); err != nil {
+		t.Fatal(err)
+	}
+	server.Close()
+	eventually(t, "the server's end", func() bool { return hungUp(file) })
+	killed := make(chan struct{})
+	go func() {
+		defer close(killed)
+		kill(file, hang)
+	}()
+	eventually(t, "ours", func() (over bool) {
+		err := withFD(theirs, func(fd int) error {
+			events, err := hangUps(fd)
+			over = events&unix.POLLHUP != 0
+			return err
+		})
+		return over || err != nil
+	})
+	if got, err := io.Copy(io.Discard, theirs); got != sent {
+		t.Errorf("of %d bytes of answers the kernel can read %d: %v", sent, got, err)
+	}
+	<-killed
 }

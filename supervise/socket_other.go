@@ -16,7 +16,7 @@ func forKernel(net.Conn) (*os.File, error) { return nil, errors.ErrUnsupported }
 
 func hungUp(*os.File) bool { return true }
 
-func kill(*os.File) {}
+func kill(*os.File, time.Duration) {}
 
 func leave(file *os.File) { file.Close() }
 

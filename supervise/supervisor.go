@@ -33,7 +33,8 @@ type Supervisor struct {
 	devices   map[kernel.Index]*Device
 	pending   map[string]chan struct{} // identifiers that are being attached
 	inherited []Socket
-	control   *control // nil unless Listen was called
+	former    []Process // that have handed their devices over to this one, whatever the files say
+	control   *control  // nil unless Listen was called
 	closed    bool
 	handed    bool
 	paused    chan struct{} // closed when it is known whether all is passed on; nil if that is not about to be
@@ -61,6 +62,8 @@ type times struct {
 	// open is how long others may have a device open before it counts as in use: udev and
 	// its like open it for a moment.
 	open time.Duration
+	// claim bounds how long a detach waits for the device to answer.
+	claim time.Duration
 	// write is how long a client of the control socket may take to read an answer. One that
 	// does not would keep its place for ever.
 	write time.Duration
@@ -76,7 +79,7 @@ type times struct {
 
 var defaultTimes = times{
 	call: 30 * time.Second, offer: 30 * time.Second, ask: time.Second, scan: 5 * time.Second, going: 5 * time.Second,
-	quiet: 10 * time.Second, open: 3 * time.Second, write: 10 * time.Second, taken: 10 * time.Second, polite: 2 * time.Second, force: 3 * time.Second,
+	quiet: 10 * time.Second, open: 3 * time.Second, claim: 3 * time.Second, write: 10 * time.Second, taken: 10 * time.Second, polite: 2 * time.Second, force: 3 * time.Second,
 }
 
 // New makes a supervisor that keeps nothing yet. It listens to the kernel until Close.
@@ -163,15 +166,21 @@ func (s *Supervisor) Device(i kernel.Index) *Device {
 // handed all devices over to another process.
 func (s *Supervisor) Done() <-chan struct{} { return s.done }
 
-// keep enters a device.
-func (s *Supervisor) keep(d *Device) error {
+// keep enters a device. It waits while all devices are about to be passed on.
+func (s *Supervisor) keep(ctx context.Context, d *Device) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.paused != nil {
 		paused := s.paused
 		s.mu.Unlock()
-		<-paused
+		select {
+		case <-paused:
+		case <-ctx.Done():
+		}
 		s.mu.Lock()
+		if s.paused != nil && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 	}
 	switch {
 	case s.handed:
@@ -230,7 +239,7 @@ func (s *Supervisor) owns(d *Device) bool {
 	if err != nil {
 		return true // there is none, or none that is of use
 	}
-	return st.Identifier == d.identifier() && (st.Process == s.self || !st.Process.Running())
+	return st.Identifier == d.identifier() && !s.foreign(st.Process)
 }
 
 // record writes a device's file, and passes its sockets to the store. The worker calls

@@ -97,7 +97,7 @@ func TestTLS(t *testing.T) {
 	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
 	h.serveTLS(x, ca.server("disks.example"))
 	d, dev := r.attach(&Spec{
-		URIs: []string{h.tlsURI("")}, Connections: 2, TLS: &TLSFiles{CA: ca.file(), Name: "disks.example"},
+		URIs: []string{h.tlsURI("")}, Connections: 2, Timeout: brisk, TLS: &TLSFiles{CA: ca.file(), Name: "disks.example"},
 	})
 	st := d.Status()
 	if !st.Connections[0].Relay || len(st.Seen.Peers) != 1 || !strings.Contains(st.Seen.Peers[h.tlsURI("")], "disks.example") {
@@ -170,7 +170,7 @@ func TestTLSAdopt(t *testing.T) {
 	ca := newAuthority(t, "the authority")
 	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
 	h.serveTLS(x, ca.server("disks.example"))
-	d, dev := r.attach(&Spec{URIs: []string{h.tlsURI("")}, TLS: &TLSFiles{CA: ca.file(), Name: "disks.example"}})
+	d, dev := r.attach(&Spec{URIs: []string{h.tlsURI("")}, Timeout: brisk, TLS: &TLSFiles{CA: ca.file(), Name: "disks.example"}})
 	l := startLoad(dev, 2)
 	l.progress(t, 10)
 	r.s.crash()
@@ -224,7 +224,7 @@ func TestTLSDropped(t *testing.T) {
 		}
 		return nil
 	})
-	kill(old.file) // as the driver does
+	kill(old.file, 0) // as the driver does
 	r.await(d, "a reconnect", func(st State) bool { return st.Reconnects >= 1 })
 	if late.Load() {
 		t.Error("the kernel got a new connection while the old one's relay was still sending")

@@ -168,3 +168,28 @@ func TestCompareMaxPayload(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The request timeout is what the kernel is told, and told again with each connection.
+func TestTimeouts(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	h.serve(x)
+	s := r.supervisor()
+	for i, c := range []struct{ spec, want time.Duration }{
+		{0, DefaultTimeout}, {3 * time.Second, 3 * time.Second}, {-1, 0},
+	} {
+		d, err := s.Attach(r.ctx(), &Spec{URIs: []string{h.uri()}, Timeout: c.spec, Identifier: fmt.Sprint(i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dev := r.k.Device(d.Index())
+		for range 2 {
+			if st := d.Status(); st.Timeout != c.want || dev.Attached().Timeout != c.want {
+				t.Errorf("%v: timeout %v; the kernel has %v", c.spec, st.Timeout, dev.Attached().Timeout)
+			}
+			h.kill()
+			r.awaitPhase(d, Reconnecting)
+			h.serve(x)
+			r.awaitPhase(d, Attached)
+		}
+	}
+}

@@ -19,7 +19,7 @@ func TestVSock(t *testing.T) {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", address)
 		return struct{ net.Conn }{conn}, err // of no type that has a socket for the kernel
 	}
-	d, dev := r.attach(&Spec{URIs: []string{"nbd+vsock://3:77/disk"}})
+	d, dev := r.attach(&Spec{URIs: []string{"nbd+vsock://3:77/disk"}, Timeout: brisk})
 	if st := d.Status(); !st.Connections[0].Relay || st.Identifier != "nbd+vsock://3:77/disk" {
 		t.Errorf("%+v", st)
 	}

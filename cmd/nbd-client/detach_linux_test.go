@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -40,12 +41,12 @@ func TestDetachMounted(t *testing.T) {
 	p.wait()
 }
 
-// TestDetachHungKeeper: a process that keeps a device and does not answer does not keep
-// --force from detaching it.
-func TestDetachHungKeeper(t *testing.T) {
-	w := newWorld(t)
-	s := w.serve(map[string]int64{"disk": 1 << 20})
-	p := w.start("-n", s.uri("disk"))
+// orphan attaches /dev/nbd0 and lets its keeper end. Whoever wants to speak with the keeper
+// finds what is returned.
+func (w *world) orphan(words ...string) (l net.Listener, keeper int) {
+	t := w.t
+	t.Helper()
+	p := w.start(append([]string{"-n"}, words...)...)
 	p.await("/dev/nbd0\n")
 	list, err := supervise.States(filepath.Join(w.dir, "run"))
 	if err != nil || len(list) != 1 {
@@ -53,11 +54,10 @@ func TestDetachHungKeeper(t *testing.T) {
 	}
 	p.signal(syscall.SIGTERM)
 	p.wait()
-	l, err := net.Listen("unix", filepath.Join(w.dir, "mute"))
-	if err != nil {
+	if l, err = net.Listen("unix", filepath.Join(w.dir, "mute")); err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
 	st := list[0]
 	st.Control = l.Addr().String()
 	text, err := json.Marshal(st)
@@ -65,9 +65,53 @@ func TestDetachHungKeeper(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.write("run/nbd0.json", string(text))
+	return l, st.Process.PID
+}
+
+// TestDetachHungKeeper: a process that keeps a device and does not answer does not keep
+// --force from detaching it.
+func TestDetachHungKeeper(t *testing.T) {
+	w := newWorld(t)
+	s := w.serve(map[string]int64{"disk": 1 << 20})
+	_, keeper := w.orphan(s.uri("disk"))
 	w.keeper = 20 * time.Millisecond
 	status, _, errs := w.run("detach", "--force", "nbd0")
-	if status != exitOK || w.attached(0) || !strings.Contains(errs, fmt.Sprint("does not answer pid=", st.Process.PID)) {
+	if status != exitOK || w.attached(0) || !strings.Contains(errs, fmt.Sprint("does not answer pid=", keeper)) {
+		t.Errorf("status %d, %s; attached %v", status, errs, w.attached(0))
+	}
+}
+
+// TestDetachReplaced: --force does not detach what somebody else has attached under the number
+// while the process that kept it was asked.
+func TestDetachReplaced(t *testing.T) {
+	w := newWorld(t)
+	s := w.serve(map[string]int64{"disk": 1 << 20, "other": 1 << 20})
+	l, _ := w.orphan("-i", "mine", s.uri("disk"))
+	w.keeper = hang
+	answered := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			answered <- err
+			return
+		}
+		defer c.Close()
+		driver := w.kernel.Open()
+		defer driver.Close()
+		if err = driver.Disconnect(t.Context(), 0); err == nil {
+			_, err = kernel.AwaitGone(t.Context(), driver, 0)
+		}
+		if status, _, errs := w.run("--no-supervise", "-i", "other", s.uri("other"), "/dev/nbd0"); err == nil && status != exitOK {
+			err = errors.New(errs)
+		}
+		_, failed := c.Write([]byte(`{"error":"it is too late"}` + "\n"))
+		answered <- errors.Join(err, failed)
+	}()
+	status, _, errs := w.run("detach", "--force", "nbd0")
+	if err := <-answered; err != nil {
+		t.Fatal(err)
+	}
+	if status != exitError || !strings.Contains(errs, "has been attached to something else") || !w.attached(0) {
 		t.Errorf("status %d, %s; attached %v", status, errs, w.attached(0))
 	}
 }
@@ -95,5 +139,20 @@ func TestDetachOpen(t *testing.T) {
 	}
 	if status, _, errs := w.run("detach", "nbd0"); status != exitOK || looks != 3 || w.attached(0) {
 		t.Errorf("opened for a moment: status %d, %s; looked %d times", status, errs, looks)
+	}
+}
+
+// TestDetachHeldByForce: --force ends also for what is mounted and that nobody keeps. The
+// kernel lets go of it when it is unmounted.
+func TestDetachHeldByForce(t *testing.T) {
+	w := newWorld(t)
+	s := w.serve(map[string]int64{"disk": 1 << 20})
+	if status, _, errs := w.run("--no-supervise", s.uri("disk"), "nbd0"); status != exitOK {
+		t.Fatalf("attach: status %d, %s", status, errs)
+	}
+	w.device(0).SetInfo(func(i *kernel.Info) { i.PID, i.Mounts = 4711, []string{"/mnt"} })
+	status, _, errs := w.run("detach", "--force", "nbd0")
+	if status != exitOK || w.attached(0) || !strings.Contains(errs, "mounted on /mnt; it is detached, and will be gone when they let go of it") {
+		t.Errorf("status %d, %s; attached %v", status, errs, w.attached(0))
 	}
 }

@@ -89,19 +89,26 @@ func (p *program) connectAlone(ctx context.Context, driver kernel.Driver, spec *
 	defer closeAll(a.Sockets)
 	i, err := driver.Connect(ctx, a)
 	if err == nil {
-		p.limit(driver, i, most)
+		if _, _, err := kernel.SuitRequests(ctx, driver, i, most); err != nil {
+			p.log.Warn("long requests will fail: " + err.Error())
+		}
+		p.scan(ctx, driver, i, spec.Client)
 	}
 	return i, err
 }
 
-// limit lets the kernel ask for no more at a time than the server takes, if it has said so.
-func (p *program) limit(driver kernel.Driver, i kernel.Index, most uint32) {
-	info, err := driver.Info(i)
-	if err != nil || most == 0 || int64(most) >= info.MaxRequest {
-		return
+// scanLimit is how long a device's partition table is waited for.
+const scanLimit = 5 * time.Second
+
+// scan has the kernel look for partitions. Where udev runs they are found anyway.
+func (p *program) scan(ctx context.Context, driver kernel.Driver, i kernel.Index, client kernel.ClientFlags) {
+	if client&kernel.DisconnectOnClose != 0 {
+		return // who looks would be the last one to close it
 	}
-	if err := driver.Tune(i, kernel.Tuning{MaxRequest: int64(most) &^ 4095}); err != nil {
-		p.log.Warn("long requests will fail: the server takes fewer bytes at a time than the kernel asks for", "most", most, "error", err)
+	ctx, cancel := context.WithTimeout(ctx, scanLimit)
+	defer cancel()
+	if err := driver.Rescan(ctx, i); err != nil {
+		p.log.Debug("the partition table was not read", "device", i.Path(), "error", err)
 	}
 }
 

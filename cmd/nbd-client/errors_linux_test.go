@@ -68,6 +68,7 @@ func TestHints(t *testing.T) {
 		{"-n 127.0.0.1 " + dead + " /dev/nbd0", []string{"connection refused", "nobody listens there"}},
 		{"-l 127.0.0.1 " + dead, []string{"connection refused", "nobody listens there"}},
 		{"-n -u /nonexistent/socket /dev/nbd0", []string{"there is no such socket"}},
+		{"-n -x -H host -N disk -u " + s.socket + " /dev/nbd0", []string{"NBD_OPT_STARTTLS", "the server offers no TLS: leave -x"}},
 		{"nbd7", []string{"/nbdtab describes no device; add a line, as in"}},
 		{"-n nbd://h:0/", []string{`port "0" is not a number from 1 to 65535`}},
 		{"-n 1.2.3.4.5:x /dev/nbd0", []string{`port "x"`}},
@@ -303,6 +304,9 @@ func TestNotify(t *testing.T) {
 		}
 		for len(want) > 0 && strings.Contains(string(b[:n]), want[0]) {
 			want = want[1:]
+		}
+		if len(want) == 3 || len(want) == 2 {
+			t.Errorf("whoever waits for it to be ready finds %q only", b[:n])
 		}
 	}
 	p.signal(os.Interrupt)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -47,7 +48,7 @@ func (p *program) kernelHint(err error) string {
 	switch {
 	case errors.Is(err, kernel.ErrNoModule):
 		return "load it: modprobe nbd max_part=16; at each boot: echo nbd >/etc/modules-load.d/nbd.conf"
-	case errors.Is(err, kernel.ErrPermission):
+	case errors.Is(err, kernel.ErrPermission), errors.Is(err, fs.ErrPermission) && os.Geteuid() > 0:
 		return "start it as root, in the first network namespace; containers need CAP_SYS_ADMIN and CAP_NET_ADMIN there"
 	case errors.Is(err, kernel.ErrNoDevice) && p.flags.Action == clientflags.Attach:
 		return "leave the device away, and the kernel chooses one; the module's parameter nbds_max says how many there are from the start"
@@ -60,12 +61,12 @@ func (p *program) serverHint(err error) string {
 	switch {
 	case errors.Is(err, handshake.ErrTLSRequired):
 		return "the server needs TLS: add -x, and -A FILE unless the system trusts its certificate; in a URI write nbds in place of nbd"
+	case (errors.Is(err, handshake.ErrPolicy) || errors.Is(err, handshake.ErrUnsupported)) && strings.Contains(err.Error(), "refused "+proto.OptStartTLS.String()):
+		return "the server offers no TLS: leave -x and the other options of TLS away, and in a URI write nbd in place of nbds, if you need no protection"
 	case errors.Is(err, handshake.ErrPolicy):
 		return "the server does not want this client, or does not list its exports: see allowlist and authfile there"
 	case errors.Is(err, handshake.ErrShutdown):
 		return "the server is about to end: try again, or let --retry do so"
-	case errors.Is(err, handshake.ErrUnsupported) && p.flags.UsesTLS():
-		return "the server offers no TLS"
 	case errors.Is(err, proto.ErrOldstyle):
 		return "a server of before 2011, or one told to be like it: it knows neither names of exports nor TLS; leave -N and the options of TLS away"
 	case errors.Is(err, handshake.ErrProtocol):

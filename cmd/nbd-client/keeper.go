@@ -34,6 +34,8 @@ type keeper struct {
 	changed  chan struct{}
 	// look ticks where devices may come that nobody tells of.
 	look <-chan time.Time
+	// unadopted says which devices could not be adopted, and why; "" if there are none.
+	unadopted string
 }
 
 // closeLimit bounds the end of a supervisor.
@@ -75,7 +77,7 @@ func (p *program) newKeeper(ctx context.Context, swap bool) (*keeper, error) {
 
 // lockMemory prepares the process for swap, once.
 func (p *program) lockMemory() error {
-	if p.swap.Swap(true) {
+	if p.swap.Load() {
 		return nil
 	}
 	warnings, err := p.env.lockMemory(memlock.Options{RaiseReserve: p.flags.RaiseReserve})
@@ -85,6 +87,7 @@ func (p *program) lockMemory() error {
 	if err != nil {
 		return fmt.Errorf("prepare for swap: %w", err)
 	}
+	p.swap.Store(true)
 	return nil
 }
 
@@ -161,7 +164,7 @@ func (k *keeper) keep(ctx context.Context) int {
 		}
 	}
 	k.p.logs.Started()
-	k.notifier.ready()
+	k.notifier.ready(k.statusText())
 	for {
 		k.follow()
 		k.notifier.status(k.statusText())
@@ -175,6 +178,9 @@ func (k *keeper) keep(ctx context.Context) int {
 			return exitOK
 		case <-k.changed:
 		case <-k.look:
+			if k.unadopted != "" {
+				k.adopt(ctx)
+			}
 		case <-k.notifier.dog():
 			k.notifier.lives()
 		case sig := <-k.signals:

@@ -94,6 +94,7 @@ func (p *program) detachOne(ctx context.Context, driver kernel.Driver, name stri
 	force := p.flags.Force || p.flags.Action == clientflags.Disconnect
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not gone after %v", patience))
 	defer cancel()
+	was := *v
 	users := usersOf(v.info)
 	if users != "" && force {
 		p.log.Warn(v.index.Path() + " is in use: " + users)
@@ -108,7 +109,7 @@ func (p *program) detachOne(ctx context.Context, driver kernel.Driver, name stri
 		switch {
 		case err != nil && p.isGone(ctx, driver, v.index):
 			// The process may have ended before it could answer.
-			return p.awaitGone(ctx, driver, v.index)
+			return p.awaitGone(ctx, driver, v.index, false)
 		case err != nil && force:
 			p.log.Warn(fmt.Sprintf("process %d, which keeps it, does not detach %s: %v", v.process(), v.index.Path(), err))
 		case done:
@@ -120,10 +121,25 @@ func (p *program) detachOne(ctx context.Context, driver kernel.Driver, name stri
 			return err
 		}
 	}
+	if err := was.still(driver); err != nil {
+		return err
+	}
 	if err := driver.Disconnect(ctx, v.index); err != nil && !errors.Is(err, kernel.ErrNotConnected) {
 		return err
 	}
-	return p.awaitGone(ctx, driver, v.index)
+	return p.awaitGone(ctx, driver, v.index, users != "")
+}
+
+// still returns an error if somebody has attached something else under the number since.
+func (v *view) still(driver kernel.Driver) error {
+	info, err := driver.Info(v.index)
+	switch {
+	case err != nil, v.info == nil, info.PID == 0, info.Identifier == v.info.Identifier:
+		return nil
+	case v.state != nil && info.Identifier == v.state.Identifier: // it was being attached
+		return nil
+	}
+	return fmt.Errorf("%w, and has been attached to something else", supervise.ErrTakenAway)
 }
 
 // openLimit is how long others may have a device open before it counts as in use: udev and
@@ -191,10 +207,11 @@ func (p *program) detachKept(ctx context.Context, driver kernel.Driver, v *view,
 			done = true
 			return true, err
 		}
+		was := *v
 		*v = *p.view(driver, kernel.Status{Index: v.index, Connected: v.connected}, p.states())
-		return false, nil
+		return false, was.still(driver)
 	})
-	if errors.Is(err, errTime) {
+	if err != nil && limit.Err() != nil && ctx.Err() == nil && (force || !done) {
 		p.log.Warn("the process that keeps the device does not answer", "pid", v.process())
 		return false, nil
 	}
@@ -240,10 +257,25 @@ func (p *program) isGone(ctx context.Context, driver kernel.Driver, i kernel.Ind
 }
 
 // awaitGone waits until nothing is left of an attachment. One that is detached, but
-// held by somebody, is a warning.
-func (p *program) awaitGone(ctx context.Context, driver kernel.Driver, i kernel.Index) error {
+// held by somebody, is a warning; for one that was held before, nobody waits long.
+func (p *program) awaitGone(ctx context.Context, driver kernel.Driver, i kernel.Index, held bool) error {
+	if held {
+		limit, cancel := context.WithTimeoutCause(ctx, openLimit, errTime)
+		defer cancel()
+		ctx = limit
+	}
 	info, err := kernel.AwaitGone(ctx, driver, i)
-	if err != nil && info != nil && info.PID == 0 {
+	if err == nil || info == nil {
+		return err
+	}
+	if held && info.PID != 0 {
+		p.env.openers(info)
+		if usersOf(info) != "" {
+			p.log.Warn(printable((&supervise.BusyError{Info: *info, Forced: true}).Error()))
+			return nil
+		}
+	}
+	if info.PID == 0 {
 		p.log.Warn(fmt.Sprintf("%s is detached, and still held: %s", i.Path(), usersOf(info)))
 		return nil
 	}

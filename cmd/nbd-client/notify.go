@@ -31,12 +31,14 @@ func (n *notifier) send(state string) {
 	}
 }
 
-// ready says that the devices can be used.
-func (n *notifier) ready() {
+// ready says that the devices can be used, and what the process does: whoever waits for it
+// to be ready finds both.
+func (n *notifier) ready(text string) {
 	if n == nil {
 		return
 	}
-	n.send("READY=1")
+	n.last = text
+	n.send("STATUS=" + text + "\nREADY=1")
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err == nil && every > 0 {
 		n.ticker = time.NewTicker(every / 2)

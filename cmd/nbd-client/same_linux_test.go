@@ -45,7 +45,7 @@ func TestSameErrors(t *testing.T) {
 		{"127.0.0.1 " + dead, "nobody listens there"},
 		{fmt.Sprint("127.0.0.1 ", silent.Addr().(*net.TCPAddr).Port), "has ended the connection without a word"},
 		{"-u " + filepath.Join(w.dir, "nowhere"), "there is no such socket"},
-		{"-x -u " + s.socket + " -H localhost -N disk", "the server does not want this client"},
+		{"-x -u " + s.socket + " -H localhost -N disk", "the server offers no TLS"},
 		{"127.0.0.1 " + antique + " -N disk", "leave -N and the options of TLS away"},
 		{s.uri("disk") + " /dev/nbd3", "leave the device away, and the kernel chooses a free one"},
 	}

@@ -14,9 +14,8 @@ import (
 	"nbd.example/nbd/supervise"
 )
 
-// lookEvery is how often a service looks for devices that others have handed to it, for
-// what the service manager shows.
-const lookEvery = 10 * time.Second
+// adoptLimit bounds the wait for others who attach what a service wants to adopt.
+const adoptLimit = 5 * time.Second
 
 // supervisor keeps devices as a service: those of nbdtab that are to be attached at
 // boot, those that a process has left, and those that others hand to it.
@@ -36,20 +35,13 @@ func (p *program) supervisor(ctx context.Context) int {
 	}
 	defer k.end()
 	k.service = true
-	t := time.NewTicker(lookEvery)
+	t := time.NewTicker(p.env.look)
 	defer t.Stop()
 	k.look = t.C
 	if err := k.replace(ctx); err != nil {
 		return p.fail(ctx, err)
 	}
-	devices, err := k.s.Adopt(ctx)
-	if err != nil {
-		p.logLines(err)
-	}
-	for _, d := range devices {
-		st := d.Status()
-		p.log.Info("kept on", "device", st.Device, "identifier", st.Identifier)
-	}
+	k.adopt(ctx)
 	inner, cancel := context.WithCancel(ctx)
 	var attaching sync.WaitGroup
 	k.attachAll(inner, &attaching, specs)
@@ -95,6 +87,25 @@ func (k *keeper) replace(ctx context.Context) error {
 		err = fmt.Errorf("take the place of the supervisor that runs already: not possible for %v: %w", patience, failed)
 	}
 	return err
+}
+
+// adopt takes over what nobody keeps. For what it cannot take over it is called again: nobody
+// else will keep that.
+func (k *keeper) adopt(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, adoptLimit)
+	defer cancel()
+	devices, err := k.s.Adopt(ctx)
+	before := k.unadopted
+	if k.unadopted = ""; err != nil {
+		k.unadopted = err.Error()
+	}
+	if k.unadopted != "" && k.unadopted != before {
+		k.p.logLines(err)
+	}
+	for _, d := range devices {
+		st := d.Status()
+		k.p.log.Info("kept on", "device", st.Device, "identifier", st.Identifier)
+	}
 }
 
 // autos returns the devices of nbdtab that are to be attached at boot, and whether one

@@ -70,6 +70,33 @@ func TestServiceThatFails(t *testing.T) {
 	first.wait()
 }
 
+// TestServiceAdoptsLater: what a service cannot take over when it starts it takes over as soon
+// as that is possible. Nobody else would keep it.
+func TestServiceAdoptsLater(t *testing.T) {
+	w := newWorld(t)
+	s := w.serve(map[string]int64{"disk": 1 << 20})
+	p := w.start("-n", s.uri("disk"))
+	p.await("/dev/nbd0\n")
+	p.signal(syscall.SIGTERM)
+	p.wait()
+	state, err := os.ReadFile(filepath.Join(w.dir, "run/nbd0.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("run/nbd0.json", "{")
+	w.write("nbdtab", "")
+	service := w.start("supervisor")
+	service.await("nbd0.json: unexpected end of JSON input")
+	w.write("run/nbd0.json", string(state))
+	service.await("kept on device=/dev/nbd0")
+	w.roundTrip(0, "kept")
+	if status, out, errs := w.run("detach", "nbd0"); status != exitOK {
+		t.Errorf("%d %s%s", status, out, errs)
+	}
+	service.signal(syscall.SIGTERM)
+	service.wait()
+}
+
 // What is no socket stands in the way of a service, and stays.
 func TestServiceWithoutSocket(t *testing.T) {
 	w := newWorld(t)

@@ -23,10 +23,10 @@ const (
 // says what the service manager shows, and whether all is well; if it is not for a while,
 // the process fails.
 func (p *program) stay(ctx context.Context, driver kernel.Driver, i kernel.Index, n *notifier, signals <-chan os.Signal, look func() (text string, ok bool)) int {
-	n.ready()
+	text, _ := look()
+	n.ready(text)
 	t := time.NewTicker(p.env.look)
 	defer t.Stop()
-	text, _ := look()
 	for missed := 0; missed < stayMisses; {
 		n.status(text)
 		if info, err := driver.Info(i); errors.Is(err, kernel.ErrNoDevice) || err == nil && info.PID == 0 {

@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"strings"
 	"testing"
 
 	"nbd.example/nbd/internal/clientflags"
+	"nbd.example/nbd/internal/memlock"
 	"nbd.example/nbd/internal/proglog"
 )
 
@@ -44,5 +46,23 @@ func TestSwapChain(t *testing.T) {
 		if err != nil || !strings.HasSuffix(spec.Serve, c.want) || bytes.Contains(said, []byte("sets no memory free")) != (c.warning != "") {
 			t.Errorf("%s: %+v, %v; want %q; it said %q", c.line, spec, err, c.want, said)
 		}
+	}
+}
+
+// TestSwapUnprepared: a process that could not be prepared for swap does not count as
+// prepared the next time.
+func TestSwapUnprepared(t *testing.T) {
+	env := newWorld(t).environment(nil, nil, nil)
+	short := errors.New("no memory to lock")
+	env.lockMemory = func(memlock.Options) ([]memlock.Warning, error) { return nil, short }
+	p := &program{env: env, flags: &clientflags.Flags{}}
+	for range 2 {
+		if err := p.lockMemory(); !errors.Is(err, short) {
+			t.Errorf("could not be prepared: %v", err)
+		}
+	}
+	short = nil
+	if err := p.lockMemory(); err != nil || !p.swap.Load() {
+		t.Errorf("prepared %v, %v", p.swap.Load(), err)
 	}
 }

@@ -231,13 +231,11 @@ func (d *Device) Claim() (release func(), err error) {
 	return sync.OnceFunc(func() { unclaim(); closed() }), nil
 }
 
-// tune is what writing to the queue's attributes does.
-func (d *Device) tune(t kernel.Tuning) {
+// limitRequests is what writing to the queue's attribute does.
+func (d *Device) limitRequests(most int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if t.MaxRequest > 0 {
-		d.maxRequest = min(max(int(t.MaxRequest)&^1023, pageSize), MaxRequest)
-	}
+	d.maxRequest = min(max(int(most)&^1023, pageSize), MaxRequest)
 }
 
 // close is that of one who has the device open.

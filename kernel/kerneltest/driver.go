@@ -223,12 +223,12 @@ func (d *Driver) Claim(ctx context.Context, i kernel.Index) error {
 	}, nil)
 }
 
-// Tune is that of [kernel.Driver].
-func (d *Driver) Tune(i kernel.Index, t kernel.Tuning) error {
-	return d.call(context.Background(), OpTune, callee{index: i}, nil, func() error {
+// LimitRequests is that of [kernel.Driver].
+func (d *Driver) LimitRequests(ctx context.Context, i kernel.Index, most int64) error {
+	return d.call(ctx, OpLimitRequests, callee{index: i}, nil, func() error {
 		dev, err := d.k.find(i)
 		if err == nil {
-			dev.tune(t)
+			dev.limitRequests(most)
 		}
 		return err
 	}, nil)

@@ -25,8 +25,8 @@ type Config struct {
 	Devices int
 	// PID is that of the process that attaches, as Info says it. 0 means that of the test.
 	PID int
-	// MaxRequest is the most that one request asks for, in bytes, until Tune changes it;
-	// more is split. 0 means 1,280 KiB, as kernel 6.12 has it; the driver's own limit is
+	// MaxRequest is the most that one request asks for, in bytes, until LimitRequests
+	// changes it; more is split. 0 means 1,280 KiB, as kernel 6.12 has it; the driver's own limit is
 	// MaxRequest.
 	MaxRequest int
 	// Log gets what the driver would say in the kernel's log. Nil discards it.
@@ -41,12 +41,12 @@ type Op string
 
 // The calls.
 const (
-	OpConnect     Op = "connect"
-	OpReconfigure Op = "reconfigure"
-	OpDisconnect  Op = "disconnect"
-	OpStatus      Op = "status"
-	OpClaim       Op = "claim"
-	OpTune        Op = "tune"
+	OpConnect       Op = "connect"
+	OpReconfigure   Op = "reconfigure"
+	OpDisconnect    Op = "disconnect"
+	OpStatus        Op = "status"
+	OpClaim         Op = "claim"
+	OpLimitRequests Op = "limit-requests"
 )
 
 // Kernel is a fake kernel. Make one with [New], talk to it as a program does through

@@ -52,8 +52,10 @@ func (d *Driver) Rescan(ctx context.Context, i kernel.Index) error { return d.sy
 // Claim is that of [kernel.Driver].
 func (d *Driver) Claim(ctx context.Context, i kernel.Index) error { return d.system.Claim(ctx, i) }
 
-// Tune is that of [kernel.Driver].
-func (d *Driver) Tune(i kernel.Index, t kernel.Tuning) error { return d.system.Tune(i, t) }
+// LimitRequests is that of [kernel.Driver].
+func (d *Driver) LimitRequests(ctx context.Context, i kernel.Index, most int64) error {
+	return d.system.LimitRequests(ctx, i, most)
+}
 
 // Watch is that of [kernel.Driver]. A device that this driver has attached dies as a
 // whole, when its last connection does, and is reported once.

@@ -91,8 +91,10 @@ func (d *Driver) Rescan(ctx context.Context, i kernel.Index) error { return d.sy
 // Claim is that of [kernel.Driver].
 func (d *Driver) Claim(ctx context.Context, i kernel.Index) error { return d.system.Claim(ctx, i) }
 
-// Tune is that of [kernel.Driver].
-func (d *Driver) Tune(i kernel.Index, t kernel.Tuning) error { return d.system.Tune(i, t) }
+// LimitRequests is that of [kernel.Driver].
+func (d *Driver) LimitRequests(ctx context.Context, i kernel.Index, most int64) error {
+	return d.system.LimitRequests(ctx, i, most)
+}
 
 // Close ends Watch and closes the sockets to the kernel. Calls that the kernel does not
 // answer keep theirs until it does.

@@ -51,8 +51,10 @@ func (*Driver) Rescan(context.Context, kernel.Index) error { return kernel.ErrUn
 // Claim is not there.
 func (*Driver) Claim(context.Context, kernel.Index) error { return kernel.ErrUnsupported }
 
-// Tune is not there.
-func (*Driver) Tune(kernel.Index, kernel.Tuning) error { return kernel.ErrUnsupported }
+// LimitRequests is not there.
+func (*Driver) LimitRequests(context.Context, kernel.Index, int64) error {
+	return kernel.ErrUnsupported
+}
 
 // Can returns nothing.
 func (*Driver) Can() kernel.Abilities { return kernel.Abilities{} }

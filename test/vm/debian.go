@@ -36,6 +36,8 @@ type Debian struct{ dir string }
 // FetchDebian returns a Debian from the cache, or makes it there of packages, which takes
 // half a minute at most. It needs root: for owners of files, and to make /dev/null.
 func FetchDebian(ctx context.Context) (*Debian, error) {
+	fetching.Lock()
+	defer fetching.Unlock()
 	cache, err := cacheDir()
 	if err != nil {
 		return nil, err

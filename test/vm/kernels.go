@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 // CacheVariable names the folder for kernels, in the environment.
@@ -19,6 +20,10 @@ type Kernel struct {
 	Image   string // path of vmlinuz
 	Modules string // folder of the modules
 }
+
+// fetching is held while something is looked for in the cache, or put there: nobody else
+// need do it again, and apt-get update cannot run twice at a time.
+var fetching sync.Mutex
 
 // cacheDir returns the folder for kernels, which may not exist.
 func cacheDir() (string, error) {
@@ -36,6 +41,8 @@ func cacheDir() (string, error) {
 // downloaded if the cache does not have it; older ones of the series are then removed
 // from the cache.
 func FetchKernel(ctx context.Context, series string) (*Kernel, error) {
+	fetching.Lock()
+	defer fetching.Unlock()
 	cache, err := cacheDir()
 	if err != nil {
 		return nil, err

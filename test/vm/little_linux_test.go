@@ -20,6 +20,7 @@ func TestLittleMemory(t *testing.T) {
 	}
 	programs := []string{"mkfs.ext4"}
 	testgate.Requires(t, Need(programs...))
+	t.Parallel()
 	dir := t.TempDir()
 	c := Contents{
 		Init: filepath.Join(dir, "init"), Server: filepath.Join(dir, "nbd-server"), Client: filepath.Join(dir, "nbd-client"),
@@ -32,7 +33,10 @@ func TestLittleMemory(t *testing.T) {
 		}
 	}
 	for _, name := range series {
-		t.Run(name, func(t *testing.T) { runLittle(t, name, c) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			runLittle(t, name, c)
+		})
 	}
 }
 
@@ -57,6 +61,10 @@ func runLittle(t *testing.T, name string, c Contents) {
 				var args []string
 				if s.Host != nil {
 					args = s.Host(t)
+				}
+				lab.limit = 0
+				if s.Long {
+					lab.limit = longLimit
 				}
 				lab.Run(t, s.Name, args...)
 				lab.discard()

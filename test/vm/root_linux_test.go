@@ -34,6 +34,7 @@ func TestRootOnNBD(t *testing.T) {
 		testgate.Requires(t, testgate.AskedOrMust("vm"))
 	}
 	testgate.Requires(t, Need("mkfs.ext4", "e2fsck", "chroot", "mknod"), testgate.Root())
+	t.Parallel()
 	t.Run("initramfs-tools", func(t *testing.T) {
 		s := newStation(t, "6.12")
 		archive := s.initramfsTools()

@@ -22,19 +22,21 @@ func TestVM(t *testing.T) {
 	c := contents(t)
 	for _, name := range series {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel() // A machine keeps one processor of the host busy.
+			t.Parallel()
 			runSeries(t, name, c)
 		})
 	}
 }
 
-// contents builds what the machines need, or skips the test.
+// contents builds what the machines need, or skips the test. The test goes on beside
+// others.
 func contents(t *testing.T) Contents {
 	t.Helper()
 	if !strings.Contains(flag.Lookup("test.run").Value.String(), "VM") {
 		testgate.Requires(t, testgate.AskedOrMust("vm"))
 	}
 	testgate.Requires(t, Need(scenarios.Programs()...))
+	t.Parallel()
 	modules, options := scenarios.Modules()
 	dir := t.TempDir()
 	c := Contents{

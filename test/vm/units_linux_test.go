@@ -25,6 +25,7 @@ func TestUnits(t *testing.T) {
 		testgate.Requires(t, testgate.AskedOrMust("vm"))
 	}
 	testgate.Requires(t, Need("mkfs.ext4", "e2fsck", "chroot", "mknod", "sfdisk", "mkswap"), testgate.Root())
+	t.Parallel()
 	s := newSystem(t, "6.12")
 	server := harness.Start(t, harness.Config{TCP: true, Exports: unitsExports(s)})
 	s.installUnits(server.Port)

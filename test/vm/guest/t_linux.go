@@ -121,8 +121,10 @@ func (t *T) AwaitFor(most time.Duration, what string, so func() bool) {
 	}
 }
 
-// awaitLimit ends a wait that is in vain. It is no measure of speed.
-const awaitLimit = 30 * time.Second
+// awaitLimit ends a wait that is in vain. It is no measure of speed: on a busy host the
+// kernel may leave a connection unread until its requests have waited for 30 s (see package
+// kernel, "What hangs").
+const awaitLimit = 90 * time.Second
 
 // log sends a line, with the place in the scenario that it comes from.
 func (t *T) log(text string) {

@@ -1,12 +1,16 @@
 package scenarios
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +42,7 @@ func clientVSock(t *guest.T) {
 	dir := t.TempDir()
 	k := &kept{image: guest.Empty(t, filepath.Join(dir, "disk.img"), guest.LoadSize(loaders))}
 	k.server = harness.Start(t, harness.Config{Generic: "listen = vsock:10811", Exports: "[disk]\nexportname = " + k.image + "\n"})
-	k.Keeper = guest.Keep{URIs: []string{"nbd+vsock://1:10811/disk"}}.Do(t, 0)
+	k.Keeper = guest.Keep{URIs: []string{"nbd+vsock://1:10811/disk"}, Args: []string{"-t", "3"}}.Do(t, 0)
 	k.load = guest.StartLoad(t, k.Path, loaders)
 	for range 2 {
 		k.load.Progress(20, back)
@@ -136,4 +140,131 @@ func shortRequests(t *guest.T) {
 			t.Errorf("requests of %s KiB when it was detached, %s before", got, before)
 		}
 	}
+}
+
+// clientRounds attaches a disk with a partition, and detaches it, again and again, in every
+// way. Each time the same device is free, its partition appears, and is gone when
+// detach has ended; nothing is left over: no process, no connection, no state.
+func clientRounds(t *guest.T) { roundsOf(t, 16) }
+
+// manyRounds is a longer run, to be asked for by its name.
+func manyRounds(t *guest.T) { roundsOf(t, 100) }
+
+func roundsOf(t *guest.T, rounds int) {
+	t.Cleanup(func() { detachAll(t) })
+	image := guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), 16*mib)
+	f := guest.Open(t, image, os.O_RDWR)
+	_, err := f.WriteAt(partitionTable(2048, 4096), 0)
+	t.Must(err, "partition table")
+	f.Close()
+	s := serve(t, image)
+	ways := [][]string{{s.URI("disk")}, {"--serve", image}, {s.TCPURI("nbd", "disk"), "-C", "2"}, {s.URI("disk"), "--no-supervise"}}
+	for round := range rounds {
+		args := ways[round%len(ways)]
+		dev := strings.TrimSpace(wantClient(t, 0, "/dev/nbd0\n", args...))
+		t.Await("the partition", func() bool { _, err := os.Stat(dev + "p1"); return err == nil })
+		wantClient(t, 0, "", "detach", dev)
+		for _, left := range []string{dev + "p1", "/sys/block/nbd0/pid", "/run/nbd/nbd0.json"} {
+			if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("round %d, %q: %s is there after detach: %v", round, args, left, err)
+			}
+		}
+		if t.Failed() {
+			break
+		}
+	}
+	guest.AwaitConnections(t, s, 0)
+	s.Stop()
+}
+
+// zeroes clears stretches of a kept device. Where the kernel can tell the server to do so,
+// no zeroes are sent, and space is given back if that is what was asked for.
+func zeroes(t *guest.T) {
+	image := guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), 32*mib)
+	s := serve(t, image)
+	k := guest.Keep{URIs: []string{s.URI("disk")}}.Do(t, 0)
+	able := k.Attr("queue/write_zeroes_max_bytes") != "0"
+	t.Logf("the kernel has the command: %t", able)
+	data := guest.Filled(1, 24*mib)
+	f := guest.Direct(t, k.Path)
+	defer f.Close()
+	guest.WriteAt(t, f, data, 0)
+	t.Must(f.Sync(), "flush")
+	full := guest.Allocated(t, image)
+
+	t.Must(unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_ZERO_RANGE, 1*mib, 6*mib), "clear")
+	clear(data[1*mib:][:6*mib])
+	if now := guest.Allocated(t, image); now != full {
+		t.Errorf("%d bytes were allocated, and %d are when some were cleared in place", full, now)
+	}
+	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 12*mib, 8*mib)
+	switch now := guest.Allocated(t, image); {
+	case able && err != nil:
+		t.Errorf("make a hole: %v", err)
+	case able && now > full-8*mib:
+		t.Errorf("a hole of 8 MiB was made, and the image went from %d to %d bytes", full, now)
+	case !able && !errors.Is(err, unix.EOPNOTSUPP):
+		t.Errorf("make a hole, which this kernel cannot: %v", err)
+	}
+	if able {
+		clear(data[12*mib:][:8*mib])
+	}
+	guest.ReadBack(t, f, data, 0)
+	f.Close()
+	guest.SameContents(t, k.Path, image)
+	k.Detach()
+	s.Stop()
+}
+
+// clientErrors does what cannot be, and wants to be told what to do.
+func clientErrors(t *guest.T) {
+	t.Cleanup(func() { detachAll(t) })
+	image := guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), 16*mib)
+	exports := "[disk]\nexportname = " + image + "\n"
+	s := harness.Start(t, harness.Config{Exports: exports, TCP: true})
+	certificates := harness.NewAuthority(t, t.TempDir(), "authority").Issue(t, "server", "server", "localhost")
+	secret := harness.Start(t, harness.Config{Generic: "force_tls = true\n" + harness.ServerLines(certificates, ""), Exports: exports, TCP: true})
+	wantClient(t, 1, `the server has "disk"`, s.URI("dsk"))
+	wantClient(t, 1, "the server needs TLS: add -x", secret.URI("disk"))
+	wantClient(t, 1, "name the authority by -A", secret.TCPURI("nbds", "disk"))
+	wantClient(t, 1, "the server offers no TLS", s.TCPURI("nbds", "disk"))
+	secret.Stop()
+	wantClient(t, 1, "nobody listens there", secret.TCPURI("nbds", "disk"))
+
+	nobody := exec.Command(guest.ClientPath, s.TCPURI("nbd", "disk"))
+	nobody.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := nobody.CombinedOutput(); err == nil || !strings.Contains(string(out), "start it as root") {
+		t.Errorf("without rights: %v, %s", err, out)
+	}
+
+	dev := strings.TrimSpace(wantClient(t, 0, "/dev/nbd", s.TCPURI("nbd", "disk")))
+	wantClient(t, 1, dev+" has "+s.TCPURI("nbd", "disk")+" attached, kept by process", s.URI("disk"), dev, "-i", "other")
+	harness.Run(t, "mkfs.ext4", "-q", dev)
+	t.Must(unix.Mount(dev, "/mnt", "ext4", 0, ""), "mount")
+	wantClient(t, 5, "is in use: mounted on /mnt", "detach", dev)
+	// By force it always ends. What is mounted holds the device all the same.
+	for range 2 {
+		wantClient(t, 0, "will be gone when they let go of it", "detach", "--force", dev)
+	}
+	t.Must(unix.Unmount("/mnt", 0), "unmount")
+	wantClient(t, 0, "", "wait", dev, "gone", "--timeout", "60")
+	guest.AwaitConnections(t, s, 0)
+	noModule(t, s.URI("disk"))
+	s.Stop()
+}
+
+// noModule takes the module away, and the way to load it. When that is back, nbd-client
+// loads the module by itself.
+func noModule(t *guest.T, uri string) {
+	const modprobe, away = "/sbin/modprobe", "/sbin/modprobe.away"
+	t.Must(os.Rename(modprobe, away), "move modprobe away")
+	back := sync.OnceFunc(func() { t.Must(os.Rename(away, modprobe), "move modprobe back") })
+	t.Cleanup(back)
+	t.Must(unix.DeleteModule("nbd", unix.O_NONBLOCK), "remove the module")
+	wantClient(t, 1, "load it: modprobe nbd", uri)
+	wantClient(t, 0, "the module nbd is not loaded", "list")
+	wantClient(t, 1, "", "-c", "/dev/nbd0")
+	back()
+	dev := strings.TrimSpace(wantClient(t, 0, "/dev/nbd0\n", uri))
+	wantClient(t, 0, "", "detach", dev)
 }

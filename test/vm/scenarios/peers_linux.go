@@ -1,9 +1,11 @@
 package scenarios
 
 import (
+	"encoding/base64"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,33 +16,51 @@ import (
 	"nbd.example/nbd/test/vm/guest"
 )
 
-// peersHost starts servers by others, outside of the machine, and returns their ports.
+// peersHost starts servers by others, outside of the machine: each of the three without
+// TLS, and each with it. It returns their ports, and the files of peersFiles.
 func peersHost(t testing.TB) []string {
 	dir := harness.Dir(t)
+	authority := harness.NewAuthority(t, dir, "authority")
+	certificates := authority.Issue(t, "server", "server", guest.HostAddress)
 	var ports []string
-	start := func(image string, program string, args func(port, image string) []string) {
+	start := func(image string, program string, args ...string) {
 		port := strconv.Itoa(harness.FreePort(t))
 		path := harness.Image(t, dir, image, make([]byte, 64*mib))
-		p := harness.Spawn(t, nil, program, args(port, path)...)
+		for i, a := range args {
+			args[i] = strings.NewReplacer("PORT", port, "IMAGE", path).Replace(a)
+		}
+		p := harness.Spawn(t, nil, program, args...)
 		p.AwaitListening("tcp", "127.0.0.1:"+port)
 		ports = append(ports, port)
 	}
-	start("nbdkit.img", "nbdkit", func(port, image string) []string {
-		return []string{"-f", "-i", "127.0.0.1", "-p", port, "file", image}
-	})
-	start("qemu.img", "qemu-nbd", func(port, image string) []string {
-		return []string{"-f", "raw", "-t", "-e", "0", "-b", "127.0.0.1", "-p", port, image}
-	})
-	return append(ports, reference(t, dir))
+	start("nbdkit.img", "nbdkit", "-f", "-i", "127.0.0.1", "-p", "PORT", "file", "IMAGE")
+	start("qemu.img", "qemu-nbd", "-f", "raw", "-t", "-e", "0", "-b", "127.0.0.1", "-p", "PORT", "IMAGE")
+	ports = append(ports, reference(t, dir, "plain", ""))
+	start("nbdkit-tls.img", "nbdkit", "-f", "-i", "127.0.0.1", "-p", "PORT", "--tls=require", "--tls-certificates="+certificates, "file", "IMAGE")
+	start("qemu-tls.img", "qemu-nbd", "-f", "raw", "-t", "-e", "0", "-b", "127.0.0.1", "-p", "PORT",
+		"--object", "tls-creds-x509,id=tls0,endpoint=server,verify-peer=off,dir="+certificates, "--tls-creds", "tls0", "IMAGE")
+	ports = append(ports, reference(t, dir, "tls", "force_tls = true\n"+harness.ServerLines(certificates, authority.CA())))
+	mine := authority.Issue(t, "client", "client")
+	for _, name := range peersFiles {
+		text, err := os.ReadFile(filepath.Join(mine, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ports = append(ports, base64.StdEncoding.EncodeToString(text))
+	}
+	return ports
 }
 
-// reference starts the reference's server, which goes to the background, and returns its
-// port.
-func reference(t testing.TB, dir string) string {
-	port, pid := strconv.Itoa(harness.FreePort(t)), filepath.Join(dir, "pid")
-	config := harness.Image(t, dir, "config", []byte(fmt.Sprintf(
-		"[generic]\nlistenaddr = 127.0.0.1\nport = %s\nallowlist = true\n[disk]\nexportname = %s\nflush = true\nfua = true\ntrim = true\n",
-		port, harness.Image(t, dir, "reference.img", make([]byte, 64*mib)))))
+// peersFiles are what a client needs to be let in by the servers with TLS.
+var peersFiles = []string{"ca-cert.pem", "client-cert.pem", "client-key.pem"}
+
+// reference starts the reference's server, which goes to the background, with further
+// lines for its section "generic", and returns its port.
+func reference(t testing.TB, dir, name, lines string) string {
+	port, pid := strconv.Itoa(harness.FreePort(t)), filepath.Join(dir, name+".pid")
+	config := harness.Image(t, dir, name+".config", []byte(fmt.Sprintf(
+		"[generic]\nlistenaddr = 127.0.0.1\nport = %s\nallowlist = true\n%s[disk]\nexportname = %s\nflush = true\nfua = true\ntrim = true\n",
+		port, lines, harness.Image(t, dir, name+".img", make([]byte, 64*mib)))))
 	harness.Run(t, "nbd-server", "-C", config, "-p", pid)
 	// The process that goes to the background writes it, after the first one has ended.
 	var number int
@@ -60,28 +80,49 @@ func reference(t testing.TB, dir string) string {
 	return port
 }
 
-// peers attaches servers by others by our client: one connection, and several where the
-// server can.
+// peers attaches servers by others by our client: with one connection, with four, and over
+// TLS.
 func peers(t *guest.T) {
-	for i, port := range t.Args {
-		uri := "nbd://" + guest.HostAddress + ":" + port + "/"
-		if i == 2 {
-			uri += "disk"
+	names := []string{"nbdkit", "qemu-nbd", "the reference"}
+	dir := t.TempDir()
+	for i, name := range peersFiles {
+		text, err := base64.StdEncoding.DecodeString(t.Args[2*len(names)+i])
+		t.Must(err, name)
+		t.Must(os.WriteFile(filepath.Join(dir, name), text, 0o600), name)
+	}
+	keys := []string{"-A", filepath.Join(dir, peersFiles[0]), "-F", filepath.Join(dir, peersFiles[1]), "-K", filepath.Join(dir, peersFiles[2])}
+	for i, name := range names {
+		export := ""
+		if name == "the reference" {
+			export = "disk"
 		}
-		k := guest.Keep{URIs: []string{uri}, Args: []string{"-t", "20"}}.Do(t, 0)
-		guest.Mkfs(t, k.Path)
-		m := guest.Mount(t, k.Path, "")
-		tree := guest.WriteTree(t, m.Dir, 3, 60)
-		m.Sync()
-		guest.DropCaches(t)
-		tree.Verify(t, m.Dir)
-		m.Unmount()
-		guest.Fsck(t, k.Path)
-		k.Detach()
+		plain := fmt.Sprintf("nbd://%s:%s/%s", guest.HostAddress, t.Args[i], export)
+		secret := fmt.Sprintf("nbds://%s:%s/%s", guest.HostAddress, t.Args[len(names)+i], export)
+		usePeer(t, name, guest.Keep{URIs: []string{plain}})
+		usePeer(t, name+", four connections", guest.Keep{URIs: []string{plain}, Connections: 4})
+		usePeer(t, name+", TLS", guest.Keep{URIs: []string{secret}, Args: slices.Clip(keys)})
 	}
 }
 
+// usePeer makes a file system on such a device, and uses it.
+func usePeer(t *guest.T, name string, a guest.Keep) {
+	a.Args = append(a.Args, "-t", "20")
+	k := a.Do(t, 0)
+	want := fmt.Sprintf(" connections=%d ", max(a.Connections, 1))
+	t.Await(name+":"+want, func() bool { return strings.Contains(k.Log(), want) })
+	guest.Mkfs(t, k.Path)
+	m := guest.Mount(t, k.Path, "")
+	tree := guest.WriteTree(t, m.Dir, 3, 60)
+	m.Sync()
+	guest.DropCaches(t)
+	tree.Verify(t, m.Dir)
+	m.Unmount()
+	guest.Fsck(t, k.Path)
+	k.Detach()
+}
+
 // overTLS keeps a device whose connections are encrypted, through restarts of the server.
+// Before, the reference's client attaches it.
 func overTLS(t *guest.T) {
 	dir := t.TempDir()
 	authority := harness.NewAuthority(t, dir, "authority")
@@ -93,13 +134,14 @@ func overTLS(t *guest.T) {
 		Generic: "force_tls = true\n" + harness.ServerLines(certificates, authority.CA()),
 		Exports: "[disk]\nexportname = " + image + "\n", TCP: true,
 	})
+	keys := []string{"-cacertfile", authority.CA(), "-certfile", filepath.Join(client, "client-cert.pem"), "-keyfile", filepath.Join(client, "client-key.pem")}
+	other := guest.Attach{Server: k.server, TCP: true, Args: append([]string{"-enable-tls", "-tlshostname", "localhost"}, keys...)}.Do(t, 0)
+	useAttached(t, other, image, 1)
+	other.Detach()
 	uri := k.server.TCPURI("nbds", "disk")
 	wantClient(t, 1, "certificate", "-A", filepath.Join(certificates, "ca-cert.pem"), uri, "/dev/nbd0")
 	wantClient(t, 1, "TLS", k.server.TCPURI("nbd", "disk"), "/dev/nbd0")
-	k.Keeper = guest.Keep{URIs: []string{uri}, Connections: 2, Args: []string{
-		"-t", "3", "-A", authority.CA(),
-		"-F", filepath.Join(client, "client-cert.pem"), "-K", filepath.Join(client, "client-key.pem"),
-	}}.Do(t, 0)
+	k.Keeper = guest.Keep{URIs: []string{uri}, Connections: 2, Args: append([]string{"-t", "3"}, keys...)}.Do(t, 0)
 	k.load = guest.StartLoad(t, k.Path, loaders)
 	for range 2 {
 		k.load.Progress(20, back)

@@ -1,0 +1,25 @@
+package supervise
+
+import (
+	"context"
+
+	"nbd.example/nbd/kernel"
+)
+
+// limit lets the kernel ask for no more at a time than the server takes. The limit outlives
+// the attachment, so it is lifted again when the device is detached.
+func (d *Device) limit(ctx context.Context, most uint32) (err error) {
+	d.st.MaxRequest, d.st.MaxBefore, err = kernel.SuitRequests(ctx, d.sup.cfg.Kernel, d.index, most)
+	return err
+}
+
+// unlimit undoes limit. It is no fault if it fails: the device's next user is slower then.
+func (d *Device) unlimit() {
+	before := d.Status().MaxBefore
+	if before == 0 {
+		return
+	}
+	if err := d.sup.cfg.Kernel.LimitRequests(context.Background(), d.index, before); err != nil {
+		d.log.Debug("the limit of requests stays", "err", err)
+	}
+}
