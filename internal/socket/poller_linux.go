@@ -49,8 +49,12 @@ func (p *poller) add(c *Conn) error {
 	return nil
 }
 
-// forget lets go of c. Its descriptor leaves the kernel's set when it is closed.
+// forget lets go of c, before its descriptor is closed. The kernel would take it out of the
+// set by itself, but not in time: a thread that looks at it in epoll_wait holds it for that
+// moment, and if it is closed just then, it really is when that thread leaves epoll_wait,
+// maybe never. The peer would wait for the end. (Seen on 6.18.)
 func (p *poller) forget(c *Conn) {
+	unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, c.fd, nil)
 	p.mu.Lock()
 	delete(p.conns, c.id)
 	p.mu.Unlock()
