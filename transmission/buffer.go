@@ -23,6 +23,7 @@ type buffer struct {
 	class int // index of classes; -1 for one that is too large to keep
 	// shared is 0 while there is one user, else how many there are.
 	shared atomic.Int32
+	memory *Memory // where the second user's share counts; may be nil
 }
 
 var pools [len(classes)]sync.Pool // of *buffer
@@ -61,11 +62,19 @@ func bufferSize(n int) int {
 	return n
 }
 
-// share adds a second user, who is to call Release.
-func (b *buffer) share() { b.shared.Store(2) }
+// share adds a second user, who is to call Release, and whose share counts in m until then.
+func (b *buffer) share(m *Memory) {
+	b.memory = m
+	m.take(b.size())
+	b.shared.Store(2)
+}
 
 // Release is put, for the second user.
-func (b *buffer) Release() { b.put() }
+func (b *buffer) Release() {
+	m, n := b.memory, b.size()
+	b.put()
+	m.take(-n)
+}
 
 // put ends the use of a buffer.
 func (b *buffer) put() {

@@ -23,8 +23,8 @@ type Tap interface {
 	// Begun is called before a request is carried out. payload is what it
 	// writes, nil for other commands, and nil if Payloads is false. It is valid
 	// during the call, and if Begun returns true until the Tap has called
-	// owner.Release, once, from any goroutine. owner is nil if payload is. NBD_CMD_DISC
-	// has no Ended.
+	// owner.Release, once, from any goroutine. owner is nil if payload is, and if much of
+	// [Config.Memory] is taken, where what is kept counts. NBD_CMD_DISC has no Ended.
 	Begun(r proto.Request, payload []byte, owner interface{ Release() }) (kept bool)
 	// Ended is called when the request with that cookie, of the same connection,
 	// has its answer.
@@ -48,7 +48,13 @@ func (c *conn) tapBegun(q *request) {
 		c.tap.Begun(q.Request, nil, nil)
 		return
 	}
-	q.payload.share()
+	// Twice it counts only until the request ends.
+	m, n := c.cfg.Memory, q.payload.size()
+	if m != nil && m.Used()+int64(n) > m.limit/2 {
+		c.tap.Begun(q.Request, q.payload.b, nil)
+		return
+	}
+	q.payload.share(m)
 	if !c.tap.Begun(q.Request, q.payload.b, q.payload) {
 		q.payload.Release()
 	}

@@ -213,6 +213,35 @@ func TestTapKeeps(t *testing.T) {
 	}
 }
 
+// TestTapKeepsCounted: what a tap keeps counts where memory is bounded, and takes at most
+// half of it.
+func TestTapKeepsCounted(t *testing.T) {
+	const writes, length = 20, 100 << 10
+	x := &recorder{payloads: true, keeps: true}
+	memory := NewMemory(4 << 20)
+	r := tap(t, stack(t, newRAM(1<<20)), x, setup{cfg: Config{Memory: memory}})
+	for i := range uint64(writes) {
+		r.want(proto.OK, proto.Request{Command: proto.CmdWrite, Cookie: i + 1, Flags: proto.CmdFlagFUA}, full(byte(i), length))
+	}
+	r.end()
+	told := 0
+	for _, c := range x.calls {
+		if len(c.payload) == length {
+			told++
+		}
+	}
+	size := bufferSize(length)
+	if n := len(x.kept); n == 0 || n*size > 2<<20 || told != writes || memory.Used() != int64(n*size) {
+		t.Errorf("%d payloads of %d bytes are kept, %d of %d were told, and %d bytes count", n, size, told, writes, memory.Used())
+	}
+	for _, k := range x.kept {
+		k.owner.Release()
+	}
+	if n := memory.Used(); n != 0 {
+		t.Errorf("%d bytes count when nothing is kept", n)
+	}
+}
+
 // overlaps sends changes that overlap each other, all at once, and takes the replies.
 func overlaps(t *testing.T, r *rig, seed uint64, size uint64) {
 	rng := rand.New(rand.NewPCG(seed, 3))

@@ -40,7 +40,6 @@ func (k *keeper) upgrade(ctx context.Context) error {
 	}
 	args := append([]string{k.p.env.name}, k.p.args...)
 	k.p.log.Info("starts anew", "program", k.self)
-	k.p.logs.Flush()
 	return k.s.Reexec(k.self, args, append(os.Environ(), resumeVariable+"="+strings.Join(words, ",")))
 }
 

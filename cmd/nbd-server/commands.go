@@ -168,7 +168,9 @@ func (o *opening) begin(ctx context.Context, c server.Client) (end func(), err e
 	cmd := hooks.Command{Env: []string{"NBD_EXPORT=" + o.x.Name, "NBD_FILE=" + file, "NBD_CLIENT=" + addr}}
 	if o.x.PreRun != "" {
 		if o.x.TransactionLog != "" {
-			o.p.renew(o.x)
+			if err := o.p.renew(ctx, o.x); err != nil {
+				return nil, err
+			}
 		}
 		cmd.Text, cmd.Limit = nbdconf.Substitute(o.x.PreRun, file), limit(o.x.PreRunTimeout, prerunLimit)
 		if err := o.run(ctx, "prerun", cmd); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/syslog"
 	"net"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nbd.example/nbd/client"
 	"nbd.example/nbd/internal/testgate"
 	"nbd.example/nbd/test/harness"
 )
@@ -286,6 +288,30 @@ func TestSyslogLastLines(t *testing.T) {
 	})
 }
 
+// TestServingIsSaid: where there is no syslog, a server that goes to the background says on
+// standard error that it serves before it lets go of that.
+func TestServingIsSaid(t *testing.T) {
+	testgate.Requires(t, testgate.Own("", func() string {
+		if w, err := syslog.New(syslog.LOG_DAEMON, "nbd-server"); err == nil {
+			w.Close()
+			return "needs a machine without syslog"
+		}
+		return ""
+	}))
+	dir := harness.Dir(t)
+	write(t, dir, "c.conf", "[generic]\nunixsock = s\n[e]\nexportname = memory:1M\n")
+	p := launch(t, dir, nil, "-C", "c.conf", "-p", "pid")
+	lines := p.rest()
+	if pid, err := strconv.Atoi(strings.TrimSpace(read(t, filepath.Join(dir, "pid")))); err != nil {
+		t.Error(err)
+	} else {
+		finish(t, pid)
+	}
+	if last := lastOf(lines); !strings.Contains(last, "serving exports=1") {
+		t.Errorf("it says %q", lines)
+	}
+}
+
 // crowd lets clients come and go, each of which leaves lines in the log, and be answered.
 func crowd(t *testing.T, sock string, clients int) {
 	t.Helper()
@@ -305,7 +331,7 @@ func crowd(t *testing.T, sock string, clients int) {
 
 // TestLogHangs: requests are answered, and the server ends, though nobody takes its log.
 func TestLogHangs(t *testing.T) {
-	const clients = 500 // two lines each: more than a socket, or a short pipe, and the queue can hold
+	const clients = 500 // two lines each: more than a socket, or a short pipe, can hold
 	const conf = "[generic]\nunixsock = s\n[e]\nexportname = memory:1M\n"
 	t.Run("syslog", func(t *testing.T) {
 		s, dir := newSystemLog(t), harness.Dir(t)
@@ -343,6 +369,48 @@ func TestLogHangs(t *testing.T) {
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the end: %v", err)
+		}
+	})
+	t.Run("inetd", func(t *testing.T) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		defer w.Close()
+		for full := false; !full; {
+			if err := w.SetWriteDeadline(time.Now().Add(time.Millisecond)); err != nil {
+				t.Fatal(err)
+			}
+			_, err := w.Write(make([]byte, 4096))
+			full = errors.Is(err, os.ErrDeadlineExceeded)
+		}
+		fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs")
+		defer ours.Close()
+		cmd := exec.Command(harness.Binary(t), "0", "memory:1M", "-C", "/nonexistent")
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, w
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Process.Kill()
+		theirs.Close()
+		conn, err := net.FileConn(ours)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.SetDeadline(time.Now().Add(patience))
+		c, err := client.New(t.Context(), conn, &client.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bytesOf(t, c, 2)
+		c.Close()
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("the end: %v", err)
 		}

@@ -138,6 +138,7 @@ func (p *program) attend(ctx context.Context, r *remote, listeners []listener, c
 	}
 	p.logs.Started()
 	p.log.Info("serving", "exports", exports, "listening", strings.Join(addressTexts(listeners), " "), "pid", os.Getpid())
+	p.logs.Flush() // before standard error leads nowhere
 	status := exitOK
 	if err := child.Ready(); err != nil {
 		p.log.Error(err.Error())
@@ -240,6 +241,7 @@ func (p *program) inetd(ctx context.Context, conf *nbdconf.Config, signals <-cha
 			}
 		}
 	}()
+	p.logs.Started()
 	status := exitOK
 	serve := s.ServeConn
 	if p.flags.OldStyle && p.flags.File != "" {

@@ -7,8 +7,8 @@
 // later they get one, once the start is over; the journal gets priorities in place of
 // it. Text from others cannot harm a terminal: what is not printable is quoted.
 //
-// Until the start is over a line is written when the call returns. Then nobody waits for
-// whoever takes the log, see package asynclog, and the program calls [Log.Close] at its
+// Until the start is over a line is written when the call returns. Then nobody waits long
+// for whoever takes the log, see package asynclog, and the program calls [Log.Close] at its
 // end, so that the last lines are not lost.
 package proglog
 
@@ -193,25 +193,40 @@ func (h *locked) Enabled(_ context.Context, level slog.Level) bool { return leve
 
 // Handle writes one record.
 func (h *locked) Handle(ctx context.Context, r slog.Record) error {
+	queue, size, write, err := h.format(ctx, r)
+	switch {
+	case write == nil:
+	case h.pass != nil:
+		h.pass(write)
+	default:
+		queue.Do(size, write) // not under the mutex: it may wait
+	}
+	return err
+}
+
+// lineSize is about what it takes to keep a line, without its text, in bytes.
+const lineSize = 128
+
+// format makes a line, and returns what writes it, and its size in bytes. There is nothing
+// left to write if the line was written at once.
+func (h *locked) format(ctx context.Context, r slog.Record) (queue *asynclog.Queue, size int, write func(), err error) {
 	l := h.logs
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.buffer.Reset()
 	if err := h.next.Handle(ctx, r); err != nil {
-		return err
+		return nil, 0, nil, err
+	}
+	if h.pass == nil && l.queue == nil {
+		l.sink(r.Level, l.buffer.Bytes())
+		return nil, 0, nil, nil
 	}
 	sink, line := l.sink, bytes.Clone(l.buffer.Bytes())
-	write := func() { sink(r.Level, line) }
-	switch {
-	case h.pass != nil:
-		h.pass(write)
-	case l.queue != nil:
-		l.queue.Do(write)
-	default:
-		write()
-	}
-	return nil
+	return l.queue, lineSize + len(line), func() { sink(r.Level, line) }, nil
 }
+
+// Flush waits until all lines are written. Who has only a handler finds it there.
+func (h *locked) Flush() { h.logs.Flush() }
 
 // WithAttrs returns a handler that adds attributes.
 func (h *locked) WithAttrs(a []slog.Attr) slog.Handler {

@@ -8,8 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"nbd.example/nbd/internal/asynclog"
 )
 
 // logTo returns a log to a file, and what reads it.
@@ -125,7 +128,7 @@ func TestHang(t *testing.T) {
 		<-enter
 		const more = 1000
 		for range more {
-			log.Info("more")
+			log.Info("more", "text", strings.Repeat("x", 4<<10))
 		}
 		close(leave)
 		l.Flush()
@@ -154,6 +157,39 @@ func TestHang(t *testing.T) {
 		if last := got[len(got)-1]; !strings.Contains(last, "last") {
 			t.Errorf("%s: the last line is %q", format, last)
 		}
+	}
+}
+
+// TestBurst: many lines at once all come through where nothing hangs.
+func TestBurst(t *testing.T) {
+	l, read := logTo(t, Config{})
+	log := l.Logger()
+	l.Started()
+	const goroutines, count = 4, 3000
+	var wg sync.WaitGroup
+	for range goroutines {
+		wg.Go(func() {
+			for range count {
+				log.Error("problem", "text", strings.Repeat("x", 1<<10))
+			}
+		})
+	}
+	wg.Wait()
+	l.Close()
+	if got := strings.Count(read(), "problem"); got != goroutines*count {
+		t.Errorf("%d of %d lines came through", got, goroutines*count)
+	}
+}
+
+// TestHandlerFlush: who has only the handler can wait for the lines, too.
+func TestHandlerFlush(t *testing.T) {
+	l, read := logTo(t, Config{})
+	l.Started()
+	front := asynclog.New(l.Logger().With("a", 1).Handler())
+	defer front.Close(t.Context())
+	slog.New(front).Info("through both")
+	if err := front.Flush(t.Context()); err != nil || !strings.Contains(read(), "through both a=1") {
+		t.Errorf("%q, %v", read(), err)
 	}
 }
 

@@ -36,27 +36,16 @@ func (w *Queue) Do(key any, f func()) {
 	if w.closed {
 		return
 	}
-	for i := range w.tasks {
-		if key != nil && w.tasks[i].key == key {
-			w.tasks[i].f = f
-			return
+	if key != nil {
+		for i := range w.tasks {
+			if w.tasks[i].key == key {
+				w.tasks[i].f = f
+				return
+			}
 		}
 	}
 	w.tasks = append(w.tasks, task{key, f})
 	w.signal()
-}
-
-// TryDo has f done some time, unless most tasks wait already, or the queue was closed. It
-// reports whether it does.
-func (w *Queue) TryDo(f func(), most int) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed || len(w.tasks) >= most {
-		return false
-	}
-	w.tasks = append(w.tasks, task{nil, f})
-	w.signal()
-	return true
 }
 
 func (w *Queue) signal() {
@@ -108,6 +97,7 @@ func (w *Queue) run() {
 				break
 			}
 			t := w.tasks[0]
+			w.tasks[0] = task{}
 			w.tasks = w.tasks[1:]
 			w.mu.Unlock()
 			t.f()

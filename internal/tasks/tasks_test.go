@@ -34,24 +34,3 @@ func TestQueue(t *testing.T) {
 		t.Errorf("%v, %v", done, err)
 	}
 }
-
-// TestTryDo: what finds a full queue, or none, is left to whoever asks.
-func TestTryDo(t *testing.T) {
-	w := New()
-	gate, begun := make(chan struct{}), make(chan struct{})
-	w.Do(nil, func() { close(begun); <-gate })
-	<-begun
-	n := 0
-	for i, want := range []bool{true, true, false, false} {
-		if got := w.TryDo(func() { n++ }, 2); got != want {
-			t.Errorf("task %d: %v", i, got)
-		}
-	}
-	close(gate)
-	if err := w.Close(context.Background()); err != nil || n != 2 {
-		t.Errorf("%d were done, %v", n, err)
-	}
-	if w.TryDo(func() { n++ }, 2) || n != 2 {
-		t.Error("a closed queue takes a task")
-	}
-}

@@ -3,11 +3,13 @@ package trlog
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"sync"
 	"time"
@@ -40,8 +42,8 @@ type Config struct {
 	// follows writes. Each [Tap] has a word of its own in this; where they differ,
 	// settings stand between the records.
 	Data bool
-	// Buffer bounds the bytes that are gathered, with one request more. 0 means
-	// 8 MiB.
+	// Buffer bounds the memory that is held until it is written, with one request more, and
+	// what was being gathered, in bytes. 0 means 8 MiB.
 	Buffer int
 	// Delay is how long records are gathered. 0 means 200 ms.
 	Delay time.Duration
@@ -64,6 +66,7 @@ type Log struct {
 	queued  int       // bytes of queue, and of what is being written
 	sealed  uint64    // pieces that were ever in queue
 	done    uint64    // of these, those that were written, or lost
+	tails   bool      // the last piece had some: long data come
 	data    bool      // the setting at the end of cur
 	missing uint64    // records that were lost since the last one in cur
 	stalled bool      // the disk does not move: nobody waits for it
@@ -72,6 +75,7 @@ type Log struct {
 	armed   bool      // timer will set due
 	closed  bool
 	timer   *time.Timer
+	ends    time.Duration // closePatience
 	stats   Stats
 
 	w writer // belongs to the goroutine that writes
@@ -91,18 +95,18 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	l := &Log{cfg: cfg, data: cfg.Data}
+	l := &Log{cfg: cfg, data: cfg.Data, ends: closePatience}
 	l.cond.L = &l.mu
 	l.timer = time.AfterFunc(time.Hour, l.expired)
 	l.timer.Stop()
 	l.w.log, l.w.name = cfg.Logger, cfg.Name
-	f, fresh, err := open(&cfg)
+	f, fresh, err := open(&cfg, math.MaxInt64)
 	if err != nil {
 		return nil, err
 	}
 	l.w.file, l.w.latest = f, f
 	if cfg.Data || !fresh {
-		l.cur = newPiece(0)
+		l.cur = newPiece(0, true)
 		l.cur.data = cfg.Data
 		l.cur.b = appendDataLog(l.cur.b, cfg.Data)
 		l.Flush()
@@ -110,13 +114,13 @@ func Open(cfg Config) (*Log, error) {
 	return l, nil
 }
 
-// open opens the file and looks at what is in it. It reports whether that is
-// nothing.
-func open(cfg *Config) (f File, fresh bool, err error) {
+// open opens the file and looks at what is in it, but reads not much more than so many
+// bytes. It reports whether there is nothing in it.
+func open(cfg *Config, most int64) (f File, fresh bool, err error) {
 	if f, err = cfg.Open(); err != nil {
 		return nil, false, fmt.Errorf("transaction log: %w", err)
 	}
-	fresh, err = repair(f, cfg)
+	fresh, err = repair(f, cfg, most)
 	if err == nil && !fresh {
 		_, err = f.Seek(0, io.SeekEnd) // for systems where OpenFlags does not see to that
 	}
@@ -127,8 +131,12 @@ func open(cfg *Config) (f File, fresh bool, err error) {
 	return f, fresh, nil
 }
 
-// repair prepares a log for being continued: half a record at its end is cut off.
-func repair(f File, cfg *Config) (fresh bool, err error) {
+// errNoLog is returned for a file that somebody may need.
+var errNoLog = errors.New("the file is no transaction log; remove it, or name another one")
+
+// repair prepares a log for being continued: half a record at its end is cut off. It fails
+// if it had to read more than so many bytes for that.
+func repair(f File, cfg *Config, most int64) (fresh bool, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return false, err
@@ -143,6 +151,12 @@ func repair(f File, cfg *Config) (fresh bool, err error) {
 		return false, err
 	}
 	r, last := NewReader(f), int64(0)
+	if magic, _ := r.r.Peek(4); len(magic) == 4 && recordSize(binary.BigEndian.Uint32(magic)) == 0 {
+		return false, errNoLog // without looking for records in all of it
+	}
+	if info.Size() > most {
+		return false, errors.New("the file that is there now is long and was not closed in order, and is not read while clients wait: rename or remove it, or restart the server")
+	}
 	for {
 		rec, err := r.Next()
 		switch {
@@ -157,8 +171,6 @@ func repair(f File, cfg *Config) (fresh bool, err error) {
 			return whole == 0, f.Truncate(whole)
 		case err != nil:
 			return false, err
-		case rec.Kind == Garbage && rec.At == 0:
-			return false, errors.New("the file is no transaction log; remove it, or name another one")
 		}
 		last = rec.At
 	}
@@ -223,13 +235,14 @@ func (l *Log) Flush() {
 
 // Reopen opens the file anew, after somebody has renamed or removed it: records
 // from now on go to the new one. Where the file is the same it does nothing. If
-// it cannot be opened, the log goes on as it was.
+// it cannot be opened, the log goes on as it was; so it does if there is a long one that was
+// not closed in order. It takes as long as the disk takes.
 func (l *Log) Reopen() error {
 	same, err := l.inPlace()
 	if same || err != nil {
 		return err
 	}
-	f, fresh, err := open(&l.cfg)
+	f, fresh, err := open(&l.cfg, endLength)
 	if err != nil {
 		return err
 	}
@@ -240,7 +253,7 @@ func (l *Log) Reopen() error {
 	}
 	l.seal()
 	l.w.expect(f)
-	p := newPiece(0)
+	p := newPiece(0, true)
 	p.next, p.data = f, l.data
 	if l.data || !fresh {
 		p.b = appendDataLog(p.b, l.data)
@@ -280,21 +293,21 @@ func (l *Log) Close() error {
 	l.closed = true
 	l.mu.Unlock()
 	l.timer.Stop()
-	done := make(chan struct{})
+	done := make(chan error, 1)
 	go func() {
 		l.Flush()
-		close(done)
+		l.w.mark(l.data)
+		done <- l.w.file.Close()
 	}()
 	select {
-	case <-done:
-	case <-time.After(closePatience):
+	case err := <-done:
+		if n := l.Stats().Lost; n > 0 {
+			l.cfg.Logger.Warn("the transaction log is incomplete", "file", l.cfg.Name, "missing", n)
+		}
+		return err
+	case <-time.After(l.ends):
 		return fmt.Errorf("transaction log %s: the disk does not take the last records", l.cfg.Name)
 	}
-	if n := l.Stats().Lost; n > 0 {
-		l.cfg.Logger.Warn("the transaction log is incomplete", "file", l.cfg.Name, "missing", n)
-	}
-	l.w.mark(l.data)
-	return l.w.file.Close()
 }
 
 // Tap is what the engine tells requests to. It has the methods of
@@ -309,14 +322,11 @@ func (t *Tap) Payloads() bool { return t.data }
 
 // Begun logs a request. A long payload with an owner is kept until it is written.
 func (t *Tap) Begun(r proto.Request, payload []byte, owner interface{ Release() }) (kept bool) {
-	if owner != nil && len(payload) >= longData && uint64(len(payload)) == r.Length && r.Command == proto.CmdWrite {
-		return t.l.addLong(&r, payload, owner)
-	}
-	t.l.add(&r, payload, false, 0)
+	kept = t.l.add(&r, payload, owner, false, 0)
 	if r.Command == proto.CmdDisc {
 		t.l.expired()
 	}
-	return false
+	return kept
 }
 
 // Ended logs a reply.
@@ -324,5 +334,5 @@ func (t *Tap) Ended(cookie uint64, e proto.Errno) { t.l.reply(cookie, e) }
 
 // Answered logs a request and its reply.
 func (t *Tap) Answered(r proto.Request, payload []byte, e proto.Errno) {
-	t.l.add(&r, payload, true, e)
+	t.l.add(&r, payload, nil, true, e)
 }

@@ -528,6 +528,55 @@ func TestStuckDisk(t *testing.T) {
 	}
 }
 
+// TestBound: before records are lost nearly as much fits as the bound says, however long
+// writes are and however much memory their buffers take; and no more is held.
+func TestBound(t *testing.T) {
+	const buffer = 8 << 20
+	for _, c := range []struct{ data, memory int }{
+		{4 << 10, 4 << 10}, {32 << 10, 64<<10 + 64}, {40 << 10, 64<<10 + 64}, {64 << 10, 64<<10 + 64}, {64<<10 + 65, 256<<10 + 64},
+		{70 << 10, 256<<10 + 64}, {128 << 10, 256<<10 + 64}, {256<<10 + 65, 1<<20 + 64}, {1 << 20, 1<<20 + 64},
+	} {
+		for _, mayKeep := range []bool{true, false} {
+			testBound(t, buffer, c.data, c.memory, mayKeep)
+		}
+	}
+}
+
+func testBound(t *testing.T, buffer, n, memory int, mayKeep bool) {
+	cfg := openIn(t, "log")
+	cfg.Data, cfg.Buffer, cfg.Patience = true, buffer, time.Millisecond
+	d := onDisk(&cfg)
+	l := mustOpen(t, cfg)
+	gate := make(chan struct{})
+	d.set(-1, gate)
+	x := l.Tap(true)
+	accepted, memoryOf := 0, 0
+	for i := uint64(1); l.Stats().Lost == 0; i++ {
+		one := &lent{data: make([]byte, n, memory)}
+		var owner interface{ Release() }
+		if mayKeep {
+			owner = one
+		}
+		if x.Begun(write(i, 0, uint64(n)), one.data, owner) {
+			memoryOf += memory
+		} else {
+			memoryOf += n
+		}
+		accepted += n
+		x.Ended(i, proto.OK)
+	}
+	l.mu.Lock()
+	held := l.held()
+	l.mu.Unlock()
+	if most := buffer + memory + pieceSize; accepted < buffer*3/4 || max(held, memoryOf-n) > most {
+		t.Errorf("writes of %d bytes in %d, of which some are kept %v: %d KiB were accepted before one was lost, %d KiB are held, %d are said to be; want %d to %d",
+			n, memory, mayKeep, accepted>>10, memoryOf>>10, held>>10, buffer*3/4>>10, most>>10)
+	}
+	d.set(-1, nil)
+	close(gate)
+	l.Close()
+}
+
 // TestConcurrent logs from many goroutines, with and without data: the log must be
 // whole, and each goroutine's records in its order.
 func TestConcurrent(t *testing.T) {
@@ -692,4 +741,109 @@ func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.File.Read(p)
 	*c.n += int64(n)
 	return n, err
+}
+
+// TestNotRead: of a file that is no log only the beginning is read, and of a long one
+// that was not closed in order as well, where clients wait.
+func TestNotRead(t *testing.T) {
+	cfg := openIn(t, "log")
+	read := int64(0)
+	open := cfg.Open
+	cfg.Open = func() (File, error) {
+		f, err := open()
+		return &counted{f, &read}, err
+	}
+	l := mustOpen(t, cfg)
+	for what, begin := range map[string][]byte{"is no transaction log": make([]byte, proto.SimpleReplySize), "not closed in order": proto.AppendSimpleReply(nil, proto.OK, 1)} {
+		if err := os.Rename(cfg.Name, filepath.Join(filepath.Dir(cfg.Name), "old")); err != nil {
+			if runtime.GOOS == "windows" {
+				t.Skip("an open file cannot be renamed here")
+			}
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(cfg.Name, begin, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(cfg.Name, endLength+1); err != nil {
+			t.Fatal(err)
+		}
+		read = 0
+		if err := l.Reopen(); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("Reopen: %v, want one that says %q", err, what)
+		}
+		if read > 100<<10 {
+			t.Errorf("%d bytes were read of what %s", read, what)
+		}
+	}
+	l.Tap(false).Ended(7, proto.OK)
+	l.Close()
+	if info, err := os.Stat(cfg.Name); err != nil || info.Size() != endLength+1 {
+		t.Errorf("the other file was changed: %v, %v", info, err)
+	}
+}
+
+// shut is a File whose Close never returns.
+type shut struct {
+	File
+	forever chan struct{}
+}
+
+func (s shut) Close() error {
+	<-s.forever
+	return s.File.Close()
+}
+
+// TestCloseHangs: a disk that does not answer keeps nobody from the end.
+func TestCloseHangs(t *testing.T) {
+	cfg := openIn(t, "log")
+	forever, closed := make(chan struct{}), make(chan struct{})
+	open := cfg.Open
+	cfg.Open = func() (File, error) {
+		f, err := open()
+		return shut{f, forever}, err
+	}
+	l := mustOpen(t, cfg)
+	l.ends = time.Millisecond
+	go func() {
+		defer close(closed)
+		if err := l.Close(); err == nil {
+			t.Error("a file that cannot be closed was closed")
+		}
+	}()
+	select {
+	case <-closed:
+	case <-time.After(limit):
+		t.Error("Close waits for the disk")
+	}
+	close(forever)
+	<-closed
+}
+
+// TestWriteAll writes more pieces, of all lengths, than one call to the system takes, into
+// a pipe, which takes but a part of them each time.
+func TestWriteAll(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var list [][]byte
+	var want []byte
+	for i := range 3000 {
+		b := fill(byte(i), i%7*i)
+		list, want = append(list, b), append(want, b...)
+	}
+	go func() {
+		defer w.Close()
+		if n, err := writeAll(w, list); err != nil || n != int64(len(want)) {
+			t.Errorf("%d bytes of %d, %v", n, len(want), err)
+		}
+	}()
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes came through of %d, %v", len(got), len(want), err)
+	}
+	r.Close()
+	if _, err := writeAll(w, [][]byte{{1}, {2}}); err == nil {
+		t.Error("a file that is closed was written")
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -231,7 +232,7 @@ func FuzzReader(f *testing.F) {
 		// A log is continued behind its last whole record. No goroutines here: they
 		// would confuse the fuzzer.
 		file := &fileInMemory{b: bytes.Clone(log)}
-		if _, err := repair(file, &Config{Logger: slog.New(slog.DiscardHandler)}); err == nil {
+		if _, err := repair(file, &Config{Logger: slog.New(slog.DiscardHandler)}, math.MaxInt64); err == nil {
 			list, err := entries(t, bytes.NewReader(proto.AppendSimpleReply(file.b, proto.OK, 77)))
 			if err != nil || list[len(list)-1] != "< 77 OK" {
 				t.Errorf("a log that was continued ends in %q, %v", list[len(list)-1:], err)

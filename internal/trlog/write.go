@@ -10,41 +10,86 @@ import (
 // piece is a stretch of a log that is written at once: whole records.
 type piece struct {
 	b       []byte
-	tail    []byte                 // what follows b: the data of its last request
-	owner   interface{ Release() } // of tail; nil if there is none
+	tails   []tail // data that are not in b
+	tailed  int    // bytes of memory that they hold
 	records uint64
 	data    bool // the setting in front of it
 	next    File // not nil: from here on the log is in this file
 }
 
-// pieceSize is how much of a log is written at once, in bytes: a long write, and
-// what goes with it.
-const pieceSize = 128<<10 + 4<<10
+// tail is what was written, in its place among the records.
+type tail struct {
+	at    int // bytes of piece.b that are in front of it
+	data  []byte
+	owner interface{ Release() } // of data; nil if there is none
+}
 
-var pool sync.Pool // of *piece with room for pieceSize bytes
+// Sizes, in bytes.
+const (
+	// pieceSize is how much of a log is written at once: a long write, and what goes
+	// with it.
+	pieceSize = 128<<10 + 4<<10
+	// smallSize is that of a piece for records whose data are tails.
+	smallSize = 4 << 10
+	// tailSize is how much tails may hold before they are written.
+	tailSize = 256 << 10
+)
 
-// newPiece returns an empty piece with room for size bytes at least.
-func newPiece(size int) *piece {
-	if size <= pieceSize {
-		if p, _ := pool.Get().(*piece); p != nil {
-			return p
-		}
-		size = pieceSize
+// pool and smallPool hold pieces with room for pieceSize, and for smallSize.
+var pool, smallPool sync.Pool // of *piece
+
+// newPiece returns an empty piece with room for size bytes at least. A small one does for
+// records whose data are tails.
+func newPiece(size int, small bool) *piece {
+	from, class := &pool, pieceSize
+	if small && size <= smallSize {
+		from, class = &smallPool, smallSize
 	}
-	return &piece{b: make([]byte, 0, size)}
+	if size > class {
+		return &piece{b: make([]byte, 0, size)}
+	}
+	if p, _ := from.Get().(*piece); p != nil {
+		return p
+	}
+	return &piece{b: make([]byte, 0, class)}
+}
+
+// attach adds data that follow the last record.
+func (p *piece) attach(data []byte, owner interface{ Release() }) {
+	p.tails = append(p.tails, tail{len(p.b), data, owner})
+	p.tailed += cap(data)
 }
 
 // size is how much memory a piece holds, in bytes.
-func (p *piece) size() int { return cap(p.b) + len(p.tail) }
+func (p *piece) size() int { return cap(p.b) + p.tailed }
+
+// stretches appends what the piece has, in its order.
+func (p *piece) stretches(list [][]byte) [][]byte {
+	at := 0
+	for _, t := range p.tails {
+		list = append(list, p.b[at:t.at], t.data)
+		at = t.at
+	}
+	if at < len(p.b) {
+		list = append(list, p.b[at:])
+	}
+	return list
+}
 
 // put gives back a piece, and what it has kept.
 func (p *piece) put() {
-	if p.owner != nil {
-		p.owner.Release()
+	for _, t := range p.tails {
+		if t.owner != nil {
+			t.owner.Release()
+		}
 	}
-	if cap(p.b) == pieceSize {
-		*p = piece{b: p.b[:0]}
+	clear(p.tails)
+	*p = piece{b: p.b[:0], tails: p.tails[:0]}
+	switch cap(p.b) {
+	case pieceSize:
 		pool.Put(p)
+	case smallSize:
+		smallPool.Put(p)
 	}
 }
 
@@ -52,6 +97,7 @@ func (p *piece) put() {
 func (l *Log) seal() {
 	if l.cur != nil {
 		l.push(l.cur)
+		l.tails = len(l.cur.tails) > 0
 		l.cur = nil
 	}
 }
@@ -130,6 +176,7 @@ type writer struct {
 	said    bool      // so it was said
 	told    time.Time // when that was said last
 	torn    int64     // bytes of half a record at the end of the file
+	list    [][]byte  // for write
 
 	mu     sync.Mutex
 	latest File // what file is, or will be once the queue is written
@@ -162,10 +209,9 @@ func (w *writer) write(p *piece) bool {
 			err = w.append(appendDataLog(appendLost(nil, w.missing), p.data))
 		}
 		if err == nil {
-			err = w.append(p.b)
-		}
-		if err == nil && p.owner != nil {
-			err = w.append(p.tail)
+			w.list = p.stretches(w.list[:0])
+			err = w.append(w.list...)
+			clear(w.list)
 		}
 	}
 	if err != nil {
@@ -187,14 +233,27 @@ func (w *writer) write(p *piece) bool {
 	return true
 }
 
-// append writes b. What has been written counts as torn until all of a piece is.
-func (w *writer) append(b []byte) error {
-	n, err := w.file.Write(b)
-	w.torn += int64(n)
-	if err == nil && n < len(b) {
-		err = io.ErrShortWrite
-	}
+// append writes one after the other. What has been written counts as torn until all of a
+// piece is.
+func (w *writer) append(list ...[]byte) error {
+	n, err := writeAll(w.file, list)
+	w.torn += n
 	return err
+}
+
+// writeEach writes one after the other.
+func writeEach(f io.Writer, list [][]byte) (done int64, err error) {
+	for _, b := range list {
+		n, err := f.Write(b)
+		done += int64(n)
+		if err == nil && n < len(b) {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
 }
 
 // untear takes half a piece from the end of the file.

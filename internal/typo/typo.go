@@ -6,13 +6,18 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
-// Quote quotes a word for a message, and cuts a long one.
+// Quote quotes a word for a message, and cuts a long one, between two letters.
 func Quote(word string) string {
 	const limit = 80
 	if len(word) > limit {
-		word = word[:limit] + "…"
+		n := limit
+		for n > limit-utf8.UTFMax && !utf8.RuneStart(word[n]) {
+			n--
+		}
+		word = word[:n] + "…"
 	}
 	return strconv.Quote(word)
 }

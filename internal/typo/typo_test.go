@@ -56,6 +56,16 @@ func TestTexts(t *testing.T) {
 	if got := Quote(strings.Repeat("x", 1<<20)); len(got) > 100 {
 		t.Errorf("%d bytes are left of a long word", len(got))
 	}
+	for _, letter := range []string{"é", "€", "😀"} {
+		for i := range len(letter) {
+			if got := Quote(strings.Repeat("x", i) + strings.Repeat(letter, 100)); strings.Contains(got, `\x`) || strings.Count(got, letter) < 75/len(letter) {
+				t.Errorf("a long word is cut within a letter: %s", got)
+			}
+		}
+	}
+	if got := Quote(strings.Repeat("\x80", 100)); strings.Count(got, `\x80`) < 75 {
+		t.Errorf("of what is no text is left: %s", got)
+	}
 }
 
 // FuzzNearest: whatever a word is, the answer is one of those that are known, or none.
