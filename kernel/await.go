@@ -55,29 +55,33 @@ func (info *Info) unready() string {
 // AwaitGone waits until nothing is left of an attachment: neither the driver's hold, nor
 // the size, nor partitions, which it has the kernel look for again. That can take for
 // ever where somebody has the device open; the Info that it returns, with an error when
-// ctx ends, tells who. A device that does not exist is gone.
+// ctx ends, tells who. It is nil if the device could not be looked at. A device that does
+// not exist is gone.
 func AwaitGone(ctx context.Context, d Driver, i Index) (*Info, error) {
-	last := &Info{Index: i}
+	var last *Info
+	var failed error
 	err := poll(ctx, func() (bool, error) {
-		info, err := d.Info(i)
-		if errors.Is(err, ErrNoDevice) || errors.Is(err, ErrNoModule) {
+		last, failed = d.Info(i)
+		switch {
+		case errors.Is(failed, ErrNoDevice), errors.Is(failed, ErrNoModule):
 			last = &Info{Index: i}
 			return true, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		last = info
-		if info.PID == 0 && info.Size == 0 && len(info.Partitions) > 0 {
+		case failed != nil: // nothing is known; the next look may tell more
+			last = nil
+			return false, nil
+		case last.PID == 0 && last.Size == 0 && len(last.Partitions) > 0:
 			// The kernel drops them when the device is opened the next time. It may be
 			// somebody else's already, or its node gone: then the next look tells.
 			d.Rescan(ctx, i)
 			return false, nil
 		}
-		return info.Gone(), nil
+		return last.Gone(), nil
 	})
-	if err == nil {
+	switch {
+	case err == nil:
 		return last, nil
+	case failed != nil:
+		return nil, fmt.Errorf("wait for %s to be gone: %w: %w", i.Name(), err, failed)
 	}
 	users := last.Users()
 	if users != "" {

@@ -54,7 +54,7 @@ func writeValue(path string, value int64) error {
 
 // SuitRequests lets the kernel ask for no more at a time than a server takes, most bytes, 0
 // if it has not said so: what is longer would be answered with errors. It returns what the
-// most is now, and what it was before, if it was lowered; both are 0 where the system does
+// most is now, and what it was before, if it was lowered or may be; both are 0 where the system does
 // not tell. proto.md, "Block size constraints".
 func SuitRequests(ctx context.Context, d Driver, i Index, most uint32) (now, before int64, err error) {
 	info, err := d.Info(i)
@@ -69,7 +69,8 @@ func SuitRequests(ctx context.Context, d Driver, i Index, most uint32) (now, bef
 	}
 	want := int64(most) - int64(most)%max(info.BlockSize, 1024)
 	if err := d.LimitRequests(ctx, i, want); err != nil {
-		return info.MaxRequest, 0, fmt.Errorf("the server takes requests of at most %d bytes, the kernel makes some of %d, and cannot be told: %w", most, info.MaxRequest, err)
+		// What was to be written may come later.
+		return info.MaxRequest, info.MaxRequest, fmt.Errorf("the server takes requests of at most %d bytes, the kernel makes some of %d, and cannot be told: %w", most, info.MaxRequest, err)
 	}
 	return want, info.MaxRequest, nil
 }

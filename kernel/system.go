@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -239,13 +240,27 @@ func (r *reader) lines(name string, f func(string)) {
 		return
 	}
 	defer file.Close()
-	scanner := bufio.NewScanner(file)
-	scanner.Buffer(nil, 1<<20)
-	for scanner.Scan() {
-		f(scanner.Text())
+	in := bufio.NewReaderSize(file, mostLine)
+	for {
+		line, more, err := in.ReadLine()
+		for skip := more; skip && err == nil; { // no line of ours
+			_, skip, err = in.ReadLine()
+		}
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			r.note(err)
+			return
+		}
+		if !more {
+			f(string(line))
+		}
 	}
-	r.note(scanner.Err())
 }
+
+// mostLine bounds a line that is looked at, in bytes: others mount what they want.
+const mostLine = 64 << 10
 
 // unescape undoes what the kernel does to spaces in paths: \040.
 func unescape(s string) string {

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"nbd.example/nbd/kernel"
@@ -154,6 +155,44 @@ func TestInfoUnknown(t *testing.T) {
 		if info, err := tree(t, files).Info(12); err == nil || info != nil || errors.Is(err, kernel.ErrNoDevice) {
 			t.Errorf("%s: %+v, %v", name, info, err)
 		}
+	}
+}
+
+// TestInfoLongLine: what somebody else mounts, with more to say of it than anybody reads,
+// keeps nobody from his device.
+func TestInfoLongLine(t *testing.T) {
+	links(t)
+	files := maps.Clone(attached)
+	files["proc/self/mountinfo"] = "99 1 0:77 / /x rw - overlay overlay rw,lowerdir=" + strings.Repeat("/a", 1<<19) + "\n" + files["proc/self/mountinfo"]
+	want, err := tree(t, attached).Info(12)
+	if err != nil || len(want.Mounts) == 0 {
+		t.Fatal(want, err)
+	}
+	if info, err := tree(t, files).Info(12); err != nil || !slices.Equal(info.Mounts, want.Mounts) {
+		t.Errorf("%+v, %v", info, err)
+	}
+}
+
+// unknown is a driver that cannot look at devices, and ends a context at the third look.
+type unknown struct {
+	kernel.Driver
+	looks int
+	end   func()
+}
+
+func (u *unknown) Info(kernel.Index) (*kernel.Info, error) {
+	if u.looks++; u.looks == 3 {
+		u.end()
+	}
+	return nil, syscall.EMFILE
+}
+
+// TestAwaitGoneUnknown: a device that nobody can look at is not known to be gone.
+func TestAwaitGoneUnknown(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	u := &unknown{end: cancel}
+	if info, err := kernel.AwaitGone(ctx, u, 0); info != nil || !errors.Is(err, syscall.EMFILE) || u.looks < 3 {
+		t.Errorf("after %d looks: %+v, %v", u.looks, info, err)
 	}
 }
 

@@ -8,34 +8,64 @@ import (
 	"slices"
 
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise/sock"
 )
 
 // Adopt takes over the devices whose state files say that their supervisor is gone, or
-// has released them. Those that cannot be taken over are left alone, and the error says
-// why; the others are returned along with it.
+// has released them: all of them, or those of indices. Those that cannot be taken over are
+// left alone, and the error says why, see [Unadopted]; the others are returned along with it.
 //
 // Of a device whose supervisor crashed nobody has the sockets but the kernel: they work,
 // but their death shows only in what the kernel tells. So a new connection is offered to
 // the kernel at once, in case one died unseen, and the kernel takes it only then.
-// Sockets among Config.Inherited are kept as if nothing had happened.
-func (s *Supervisor) Adopt(ctx context.Context) ([]*Device, error) {
+// Sockets among Config.Inherited are kept as if nothing had happened; those of devices that
+// could not be taken over wait for the next time.
+func (s *Supervisor) Adopt(ctx context.Context, indices ...kernel.Index) ([]*Device, error) {
 	list, err := States(s.cfg.Dir)
 	failed := []error{err}
 	var all []*Device
 	for i := range list {
 		st := &list[i]
-		if s.Device(st.Index) != nil || s.foreign(st.Process) {
+		if s.Device(st.Index) != nil || s.foreign(st) || len(indices) > 0 && !slices.Contains(indices, st.Index) {
 			continue
 		}
 		d, err := s.adoptLocked(ctx, st)
 		if err != nil {
-			failed = append(failed, err)
+			failed = append(failed, &StateError{st.Index, err})
 		} else if d != nil {
 			all = append(all, d)
 		}
 	}
-	s.dropInherited()
-	return all, errors.Join(failed...)
+	err = errors.Join(failed...)
+	later := Unadopted(err)
+	s.dropInherited(func(i kernel.Index) bool {
+		return !slices.Contains(later, i) && (len(indices) == 0 || slices.Contains(indices, i))
+	})
+	return all, err
+}
+
+// StateError says why a device cannot be taken over, or what is wrong with its state file.
+type StateError struct {
+	Index kernel.Index
+	Err   error
+}
+
+func (e *StateError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *StateError) Unwrap() error { return e.Err }
+
+// Unadopted returns the devices that an error of [Supervisor.Adopt] or [States] is about.
+func Unadopted(err error) (list []kernel.Index) {
+	if e, ok := err.(*StateError); ok {
+		return []kernel.Index{e.Index}
+	}
+	if e, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range e.Unwrap() {
+			list = append(list, Unadopted(err)...)
+		}
+	}
+	return list
 }
 
 // adoptLocked adopts a device unless another process is doing that.
@@ -58,7 +88,7 @@ func (s *Supervisor) adoptLocked(ctx context.Context, st *State) (*Device, error
 	if err != nil {
 		return nil, fmt.Errorf("adopt: %w", err)
 	}
-	if s.foreign(st.Process) {
+	if s.foreign(st) {
 		return nil, nil
 	}
 	if s.stale(st) {
@@ -68,13 +98,14 @@ func (s *Supervisor) adoptLocked(ctx context.Context, st *State) (*Device, error
 	return s.adopt(ctx, st)
 }
 
-// foreign reports whether a process that a state file names keeps what the file describes,
+// foreign reports whether the process that a state file names keeps what the file describes,
 // and is another one.
-func (s *Supervisor) foreign(p Process) bool {
+func (s *Supervisor) foreign(st *State) bool {
 	s.mu.Lock()
-	handed := slices.Contains(s.former, p)
+	h := s.former[st.Index]
 	s.mu.Unlock()
-	return p != s.self && !handed && p.Running()
+	handed := h.Identifier == st.Identifier && slices.Contains(h.Processes, st.Process)
+	return st.Process != s.self && !handed && st.Process.Running()
 }
 
 // removeStale removes a stale file, unless another process has written a new one meanwhile.
@@ -117,15 +148,19 @@ func (s *Supervisor) adopt(ctx context.Context, old *State) (*Device, error) {
 	st := *old
 	st.Spec, st.Process, st.Control, st.Connections = *spec, s.self, s.controlPath(), nil
 	d := s.newDevice(st, targets, local)
-	for _, c := range old.Connections {
-		d.slots = append(d.slots, d.inherit(c))
-	}
-	d.detaching.Lock() // nobody gets it before it has its keeper
-	defer d.detaching.Unlock()
+	<-d.detaching // nobody gets it before it has its keeper
+	defer d.detaching.give()
 	if err := s.keep(ctx, d); err != nil {
 		d.end(err, Released, false)
 		return nil, fmt.Errorf("adopt %s: %w", old.Device, err)
 	}
+	var slots []*slot
+	for _, c := range old.Connections {
+		slots = append(slots, d.inherit(c))
+	}
+	d.mu.Lock()
+	d.slots = slots
+	d.mu.Unlock()
 	d.update(func(st *State) { st.Phase, st.Reason = Attached, "" })
 	s.worker.Flush(ctx)
 	d.start(true)
@@ -151,7 +186,7 @@ func (d *Device) inherit(c Connection) *slot {
 	if f == nil {
 		return s
 	}
-	if inode(f) != c.Inode {
+	if sock.Inode(f) != c.Inode {
 		f.Close()
 		return s
 	}
@@ -173,13 +208,21 @@ func (s *Supervisor) takeInherited(name string) *os.File {
 	return nil
 }
 
-// dropInherited closes the sockets that belong to nothing.
-func (s *Supervisor) dropInherited() {
+// dropInherited closes the sockets that belong to nothing: those of the devices for which so
+// is true, or all.
+func (s *Supervisor) dropInherited(so func(kernel.Index) bool) {
 	s.mu.Lock()
-	list := s.inherited
-	s.inherited = nil
+	var drop, rest []Socket
+	for _, f := range s.inherited {
+		if so == nil || so(socketIndex(f.Name)) {
+			drop = append(drop, f)
+		} else {
+			rest = append(rest, f)
+		}
+	}
+	s.inherited = rest
 	s.mu.Unlock()
-	for _, f := range list {
+	for _, f := range drop {
 		f.File.Close()
 		s.worker.Do(nil, func() { s.dropStored(f.Name) })
 	}

@@ -17,6 +17,7 @@ import (
 	"nbd.example/nbd/internal/testgate"
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/kernel/kerneltest"
+	"nbd.example/nbd/supervise/sock"
 )
 
 // adoptOne has a new supervisor adopt the only device.
@@ -151,7 +152,7 @@ func TestAnotherProcess(t *testing.T) {
 	if err != nil || len(list) != 1 {
 		t.Fatal(list, err)
 	}
-	list[0].Process = Process{other.Process.Pid, processStart(other.Process.Pid)}
+	list[0].Process = Process{other.Process.Pid, startOf(t, other.Process.Pid)}
 	if err := writeState(r.dir, &list[0]); err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +218,7 @@ func TestAdoptStaleRewritten(t *testing.T) {
 	if _, err := kernel.AwaitGone(r.ctx(), driver, d.Index()); err != nil {
 		t.Fatal(err)
 	}
-	other.Identifier, other.Process = "other", Process{PID: 1, Start: processStart(1)}
+	other.Identifier, other.Process = "other", Process{PID: 1, Start: startOf(t, 1)}
 	r.cfg.Kernel = &looking{driver, func(i kernel.Index) (*kernel.Info, error) {
 		if err := writeState(r.dir, &other); err != nil {
 			t.Error(err)
@@ -238,7 +239,7 @@ func TestTakeOverUnwritten(t *testing.T) {
 	r, h := newRig(t), newHost(t, "tcp")
 	h.serve(newDisk("one"))
 	old := r.supervisor()
-	old.self = Process{PID: 1, Start: processStart(1)} // that runs on
+	old.self = Process{PID: 1, Start: startOf(t, 1)} // that runs on
 	path := ControlPath(r.dir, 1)
 	if err := old.Listen(path); err != nil {
 		t.Fatal(err)
@@ -302,6 +303,110 @@ func TestHandOverWhileDetaching(t *testing.T) {
 	h.conns.cut(0, h.conns.count())
 	r.await(first, "another connection", func(st State) bool { return st.Reconnects > 0 })
 	c.Close()
+	release()
+	if err := <-detached; err != nil {
+		t.Error(err)
+	}
+}
+
+// What another supervisor of the process keeps that has handed over is not taken from it.
+func TestTakeOverOther(t *testing.T) {
+	r, h := newRig(t), newHost(t, "tcp")
+	h.serve(newDisk("one"))
+	process := Process{PID: 1, Start: startOf(t, 1)}
+	other := r.supervisor()
+	other.self = process
+	d, _ := r.attach(&Spec{URIs: []string{h.uri()}})
+	old := r.supervisor()
+	old.self = process
+	path := ControlPath(r.dir, 1)
+	if err := old.Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	next := r.supervisor()
+	if err := next.TakeOver(r.ctx(), path); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := next.Adopt(r.ctx()); len(list) != 0 || err != nil || d.Err() != nil {
+		t.Errorf("adopted %v, %v; %v", list, err, d.Err())
+	}
+	other.crash()
+}
+
+// What could not be adopted, and then can, still has its sockets.
+func TestAdoptAgain(t *testing.T) {
+	r, h := newRig(t), newHost(t, "tcp")
+	h.serve(newDisk("one"))
+	old := r.supervisor()
+	path := ControlPath(r.dir, 1)
+	if err := old.Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	d, _ := r.attach(&Spec{URIs: []string{h.uri()}})
+	next := r.supervisor()
+	if err := next.TakeOver(r.ctx(), path); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := old.lock(r.ctx(), d.Status().Identifier)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(r.ctx())
+	cancel() // somebody else has the lock for longer
+	list, err := next.Adopt(ctx)
+	if failed := Unadopted(err); len(list) != 0 || len(failed) != 1 || failed[0] != d.Index() {
+		t.Errorf("adopted %v, %v", list, err)
+	}
+	unlock()
+	if list, err = next.Adopt(r.ctx(), d.Index()+1); len(list) != 0 || err != nil {
+		t.Errorf("adopted what was not asked for: %v, %v", list, err)
+	}
+	if list, err = next.Adopt(r.ctx(), d.Index()); err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	if held := list[0].Status().held(); len(held) != 1 {
+		t.Errorf("the sockets of %v", held)
+	}
+}
+
+// A hand-over to somebody who has gone ends, also if a device is being detached for long;
+// and what another device is asked meanwhile is bounded.
+func TestHandOverGivenUp(t *testing.T) {
+	r, h := newRig(t), newHost(t, "tcp")
+	h.serve(newDisk("one"))
+	r.supervisor()
+	path := ControlPath(r.dir, 1)
+	if err := r.s.Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	first, _ := r.attach(&Spec{URIs: []string{h.uri()}, Identifier: "a", Device: "/dev/nbd0"})
+	second, dev := r.attach(&Spec{URIs: []string{h.uri()}, Identifier: "b", Device: "/dev/nbd1"})
+	release, err := dev.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	detached := make(chan error, 1)
+	go func() { detached <- second.Detach(r.ctx(), false) }()
+	r.awaitPhase(second, Detaching)
+	c := r.dial(path)
+	if err := c.say(opHandOver); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the hand-over", func() bool {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return r.s.paused != nil
+	})
+	ended, end := context.WithCancel(r.ctx())
+	end()
+	if err := second.Detach(ended, true); !errors.Is(err, context.Canceled) {
+		t.Errorf("a second detach, which may not wait: %v", err)
+	}
+	if err := first.Detach(r.ctx(), true); err != nil {
+		t.Errorf("another device: %v", err)
+	}
+	c.Close()
+	r.attach(&Spec{URIs: []string{h.uri()}, Identifier: "c"})
 	release()
 	if err := <-detached; err != nil {
 		t.Error(err)
@@ -414,7 +519,7 @@ func TestTakeOverLost(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "does not say that it has everything") {
 		t.Errorf("from a process that says nothing: %v", err)
 	}
-	if st, err := r.dial(path).Status(r.ctx(), d.Index()); err != nil || st.Process != thisProcess() {
+	if st, err := r.dial(path).Status(r.ctx(), d.Index()); err != nil || st.Process != r.s.self {
 		t.Errorf("%+v, %v", st, err)
 	}
 	if _, err := dev.WriteAt(make([]byte, 512), 0); err != nil {
@@ -538,7 +643,7 @@ func TestReexec(t *testing.T) {
 	switch os.Getenv(stage) {
 	case "1":
 		a, b := socketPair(t)
-		sockets := []Socket{{socketName(0, inode(a)), a}, {socketName(7, inode(b)), b}}
+		sockets := []Socket{{socketName(0, sock.Inode(a)), a}, {socketName(7, sock.Inode(b)), b}}
 		fmt.Printf("passed %s %s\n", sockets[0].Name, sockets[1].Name)
 		os.Setenv(stage, "2")
 		err := execWith(os.Args[0], os.Args, append(os.Environ(), socketsVariable+"=what it was"), sockets)
@@ -549,7 +654,7 @@ func TestReexec(t *testing.T) {
 		for _, s := range Inherit() {
 			name := strings.SplitN(s.Name, "-", 2)[0]
 			i, _ := kernel.ParseIndex(name)
-			if socketName(i, inode(s.File)) != s.Name {
+			if socketName(i, sock.Inode(s.File)) != s.Name {
 				fmt.Print(" the wrong")
 			}
 			fmt.Print(" ", s.Name)
@@ -596,7 +701,7 @@ func TestReexecAfterStore(t *testing.T) {
 	a, b := socketPair(t)
 	defer a.Close()
 	defer b.Close()
-	name := socketName(3, inode(a))
+	name := socketName(3, sock.Inode(a))
 	for _, variables := range []string{"new variables", "old variables"} {
 		cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, os.Args[0], "-test.run=^TestReexecAfterStore$")
 		cmd.ExtraFiles = []*os.File{a}
@@ -613,7 +718,7 @@ func describe(list []Socket) (names []string) {
 	for _, s := range list {
 		device, _, _ := strings.Cut(s.Name, "-")
 		i, _ := kernel.ParseIndex(device)
-		names = append(names, socketName(i, inode(s.File)))
+		names = append(names, socketName(i, sock.Inode(s.File)))
 	}
 	return names
 }
@@ -634,10 +739,28 @@ func TestReexecFails(t *testing.T) {
 	r.await(d, "a reconnect", func(st State) bool { return st.Reconnects >= 1 })
 }
 
+// What cannot be looked at for want of descriptors is not known to be gone, or free.
+func TestShortOfDescriptors(t *testing.T) {
+	testgate.Requires(t, testgate.Linux())
+	r := newRig(t)
+	s := r.supervisor()
+	other := Process{PID: 1, Start: startOf(t, 1)}
+	var running, owns bool
+	withoutDescriptors(t, func() {
+		running, owns = other.Running(), s.owns(&Device{index: 12, log: s.log, sup: s})
+	})
+	if !running || owns {
+		t.Errorf("running %v, owns %v", running, owns)
+	}
+	if !s.owns(&Device{index: 12}) {
+		t.Error("a file that does not exist belongs to somebody")
+	}
+}
+
 func TestProcess(t *testing.T) {
 	testgate.Requires(t, testgate.Linux())
-	me := thisProcess()
-	if !me.Running() {
+	me, err := thisProcess()
+	if err != nil || !me.Running() {
 		t.Errorf("%+v does not run", me)
 	}
 	if (Process{me.PID, me.Start + 1}).Running() || (Process{}).Running() {
@@ -653,4 +776,14 @@ func TestProcess(t *testing.T) {
 			t.Errorf("%q: %d, want %d", text, got, want)
 		}
 	}
+}
+
+// startOf returns when a process began.
+func startOf(t *testing.T, pid int) uint64 {
+	t.Helper()
+	start, err := processStart(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return start
 }

@@ -11,6 +11,7 @@ import (
 
 	"nbd.example/nbd/internal/backoff"
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise/sock"
 )
 
 // Attach attaches a kernel device and keeps it until it is detached, or the supervisor
@@ -163,7 +164,7 @@ func (s *Supervisor) elsewhere(ctx context.Context, identifier string, wanted *S
 		if st.Identifier != identifier || s.stale(st) {
 			continue
 		}
-		if s.foreign(st.Process) {
+		if s.foreign(st) {
 			return nil, &AttachedError{State: *st}
 		}
 		if err := st.standsIn(wanted); err != nil {
@@ -197,14 +198,14 @@ func (s *Supervisor) attach(ctx context.Context, spec *Spec, targets []*target, 
 	for _, p := range peers {
 		d.slots = append(d.slots, d.slotFor(p))
 	}
-	d.detaching.Lock() // nobody gets it before it has its keeper
-	defer d.detaching.Unlock()
+	<-d.detaching // nobody gets it before it has its keeper
+	defer d.detaching.give()
 	err = d.limit(ctx, maxPayload(peers[0]))
 	if err == nil {
 		err = s.keep(ctx, d)
 	}
 	if err != nil {
-		d.unlimit()
+		d.unlimit(ctx)
 		s.cfg.Kernel.Disconnect(context.WithoutCancel(ctx), d.index)
 		d.end(err, Gone, false)
 		return nil, fmt.Errorf("attach: %w", err)
@@ -357,7 +358,7 @@ func (s *Supervisor) askBeside(st *State, p *peer) <-chan asked {
 		if err == nil && a.who != p.who {
 			err = errors.New("the server proves by TLS to be another one on its second connection")
 		}
-		c <- asked{a, err, !hungUp(p.file)}
+		c <- asked{a, err, !sock.HungUp(p.file)}
 	}()
 	return c
 }

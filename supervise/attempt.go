@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise/sock"
 )
 
 // spareTries is how often a socket is offered in place of a connection of which nobody
@@ -48,9 +49,7 @@ func (a *attempt) run(ctx context.Context) ([]*peer, error) {
 			return nil, err
 		}
 	}
-	for _, s := range a.dead[:min(len(peers), len(a.dead))] {
-		s.kill()
-	}
+	endAll(a.dead[:min(len(peers), len(a.dead))], lastAnswers)
 	var taken []*peer
 	for i, p := range peers {
 		certain := i < len(a.dead)
@@ -116,7 +115,7 @@ func (a *attempt) connectTo(ctx context.Context, t *target) ([]*peer, error) {
 	}
 	for _, p := range peers {
 		// What was asked afterwards is true of these only if the server is the same.
-		if hungUp(p.file) {
+		if sock.HungUp(p.file) {
 			discard(peers)
 			return nil, errors.New("the server hung up")
 		}
@@ -187,7 +186,7 @@ func (a *attempt) offer(ctx context.Context, p *peer, certain bool) (bool, error
 			p.discard()
 			return false, fmt.Errorf("hand over to the kernel: %w", err)
 		}
-		if hungUp(p.file) {
+		if sock.HungUp(p.file) {
 			p.destroy()
 			return false, errors.New("the server hung up before the kernel took the connection")
 		}

@@ -166,28 +166,28 @@ func (c *Client) Upgrade(ctx context.Context) error {
 // From then on that supervisor keeps nothing, and does not listen any more. After an error
 // it goes on; if there is none, the error is that of [Dial].
 func (s *Supervisor) TakeOver(ctx context.Context, path string) error {
-	sockets, former, err := takeOver(ctx, path)
+	sockets, list, err := takeOver(ctx, path)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if former != nil {
-		s.former = append(s.former, *former)
+	for _, h := range list {
+		s.former[h.Index] = h
 	}
 	s.inherited = append(s.inherited, sockets...)
 	return nil
 }
 
-func takeOver(ctx context.Context, path string) (sockets []Socket, former *Process, err error) {
+func takeOver(ctx context.Context, path string) (sockets []Socket, list []handed, err error) {
 	c, err := Dial(ctx, path)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer c.Close()
 	defer guard(ctx, c.conn)()
-	if sockets, former, err = c.takeOver(); err == nil {
-		return sockets, former, nil
+	if sockets, list, err = c.takeOver(); err == nil {
+		return sockets, list, nil
 	}
 	for _, f := range sockets {
 		f.File.Close()
@@ -201,9 +201,9 @@ func takeOver(ctx context.Context, path string) (sockets []Socket, former *Proce
 	return nil, nil, fmt.Errorf("take over from %s: %w", path, err)
 }
 
-// takeOver is the client's part of opHandOver. Sockets may come along with an error. The
-// process is that which has handed over, nil if it did not say.
-func (c *Client) takeOver() (sockets []Socket, former *Process, err error) {
+// takeOver is the client's part of opHandOver. Sockets may come along with an error.
+// The list is of what was handed over, nil if that was not said.
+func (c *Client) takeOver() (sockets []Socket, list []handed, err error) {
 	if err := c.say(opHandOver); err != nil {
 		return nil, nil, err
 	}
@@ -223,7 +223,7 @@ func (c *Client) takeOver() (sockets []Socket, former *Process, err error) {
 	if err != nil {
 		return sockets, nil, err
 	}
-	return sockets, r.Process, nil
+	return sockets, r.Handed, nil
 }
 
 // say sends a request that is nothing but its name.

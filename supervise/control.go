@@ -238,7 +238,7 @@ func (c *control) do(ctx context.Context, r *request) (*reply, error) {
 
 // handOver passes everything on to the process at the other end.
 func (c *control) handOver(ctx context.Context, conn *net.UnixConn, lines <-chan []byte) {
-	err := c.s.handOver(ctx, func(sockets []Socket) error {
+	list, err := c.s.handOver(ctx, func(sockets []Socket) error {
 		if err := c.passOn(conn, sockets); err != nil {
 			return err
 		}
@@ -249,7 +249,7 @@ func (c *control) handOver(ctx context.Context, conn *net.UnixConn, lines <-chan
 		return
 	}
 	c.l.Close() // the next one listens at the same path as soon as it has the answer
-	c.send(conn, &reply{Process: &c.s.self})
+	c.send(conn, &reply{Handed: list})
 	c.s.finish()
 }
 

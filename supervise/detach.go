@@ -18,8 +18,10 @@ import (
 // If ctx ends before the kernel has let go, it is no longer kept either, unless nothing
 // was done yet.
 func (d *Device) Detach(ctx context.Context, force bool) error {
-	d.detaching.Lock()
-	defer d.detaching.Unlock()
+	if err := d.detaching.take(ctx); err != nil {
+		return fmt.Errorf("detach %s: somebody else detaches it, or all devices are being passed on: %w", d.st.Device, err)
+	}
+	defer d.detaching.give()
 	if d.Err() != nil {
 		return fmt.Errorf("detach %s: %w", d.st.Device, d.Err())
 	}
@@ -32,7 +34,11 @@ func (d *Device) Detach(ctx context.Context, force bool) error {
 	if d.Err() != nil { // it was taken away meanwhile
 		return nil
 	}
-	if info, err := d.sup.cfg.Kernel.Info(d.index); err == nil && d.replaced(info) {
+	switch info, err := d.sup.cfg.Kernel.Info(d.index); {
+	case err != nil && !absent(err):
+		d.start(true)
+		return fmt.Errorf("detach %s: whether it is still the same device cannot be found out: %w", d.st.Device, err)
+	case err == nil && d.replaced(info):
 		d.end(ErrTakenAway, Gone, true)
 		return fmt.Errorf("detach %s: %w, and has been attached to something else", d.st.Device, ErrTakenAway)
 	}
@@ -44,7 +50,7 @@ func (d *Device) Detach(ctx context.Context, force bool) error {
 	}
 	err := d.awaitGone(ctx, force)
 	if info, failed := d.sup.cfg.Kernel.Info(d.index); failed == nil && !d.replaced(info) {
-		d.unlimit()
+		d.unlimit(ctx)
 	}
 	d.end(ErrDetached, Gone, true)
 	d.sup.worker.Flush(ctx)
@@ -141,12 +147,9 @@ func (d *Device) replaced(info *kernel.Info) bool {
 // killAll shuts down all sockets that we have.
 func (d *Device) killAll() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, s := range d.slots {
-		if s.file != nil {
-			s.kill()
-		}
-	}
+	slots := slices.Clone(d.slots) // only the keeper changes them, which has stopped
+	d.mu.Unlock()
+	endAll(slots, 0)
 }
 
 // awaitGone waits until nothing is left of the device.

@@ -9,7 +9,44 @@ import (
 
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/supervise/relay"
+	"nbd.example/nbd/supervise/sock"
 )
+
+// turn is a lock for which one waits no longer than one may. It holds one while it is free.
+type turn chan struct{}
+
+func newTurn() turn {
+	t := make(turn, 1)
+	t <- struct{}{}
+	return t
+}
+
+// take waits for the turn, for as long as ctx allows.
+func (t turn) take(ctx context.Context) error {
+	select {
+	case <-t:
+		return nil
+	default:
+	}
+	select {
+	case <-t:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// tryTake takes the turn if it is free.
+func (t turn) tryTake() bool {
+	select {
+	case <-t:
+		return true
+	default:
+		return false
+	}
+}
+
+func (t turn) give() { t <- struct{}{} }
 
 // Device is a kernel device that a Supervisor keeps. All methods may be called
 // concurrently.
@@ -24,8 +61,8 @@ type Device struct {
 	calls chan func(*keeper) // for the keeper to run
 	done  chan struct{}
 
-	detaching sync.Mutex // held by who detaches or releases
-	recorded  bool       // the worker's: the file was written, once
+	detaching turn // of who detaches or releases
+	recorded  bool // the worker's: the file was written, once
 
 	mu     sync.Mutex
 	st     State // but for Connections, which are in slots
@@ -58,12 +95,21 @@ func (s *slot) connection() Connection {
 // a connection.
 const lastAnswers = time.Second
 
-// kill ends the connection, which we have, for the kernel and for the server. Nothing that
-// was sent on it and has not arrived will: the kernel sends that on another one.
-func (s *slot) kill() {
-	kill(s.file, lastAnswers)
-	if s.relay != nil {
-		s.relay.Drop()
+// endAll ends connections, those of them that we have, for the kernel and for the server.
+// Nothing that was sent on them and has not arrived will: the kernel sends that on another
+// one.
+func endAll(slots []*slot, patience time.Duration) {
+	var files []*os.File
+	for _, s := range slots {
+		if s.file != nil {
+			files = append(files, s.file)
+		}
+	}
+	sock.End(files, patience)
+	for _, s := range slots {
+		if s.relay != nil {
+			s.relay.Drop()
+		}
 	}
 }
 
@@ -88,7 +134,7 @@ func (s *Supervisor) newDevice(st State, targets []*target, local Local) *Device
 		sup: s, index: st.Index, targets: targets, local: local, st: st,
 		log:  s.log.With("device", st.Device),
 		kick: make(chan struct{}, 1), calls: make(chan func(*keeper)), done: make(chan struct{}),
-		news: make(chan struct{}), deaths: make(chan struct{}),
+		news: make(chan struct{}), deaths: make(chan struct{}), detaching: newTurn(),
 	}
 	return d
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise/sock"
 )
 
 // resizeDead is for how long requests wait for a connection while the size is being
@@ -259,7 +260,7 @@ func (d *Device) anyDead() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, s := range d.slots {
-		if s.file != nil && !s.dead && !s.leaving && hungUp(s.file) {
+		if s.file != nil && !s.dead && !s.leaving && sock.HungUp(s.file) {
 			return true
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/kernel/kerneltest"
 	"nbd.example/nbd/server"
+	"nbd.example/nbd/supervise/sock"
 )
 
 func (r *rig) awaitSize(d *Device, dev *kerneltest.Device, want int64) {
@@ -190,7 +191,7 @@ func TestResizeInterrupted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.cfg.Inherited = []Socket{{socketName(d.Index(), inode(f)), f}}
+			r.cfg.Inherited = []Socket{{socketName(d.Index(), sock.Inode(f)), f}}
 		}
 		r.s.crash()
 		d = r.adoptOne(d.Index())

@@ -5,11 +5,13 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"nbd.example/nbd/supervise/sock"
 )
 
 // copyFile duplicates a descriptor.
 func copyFile(f *os.File) (copied *os.File, err error) {
-	err = withFD(f, func(fd int) error {
+	err = sock.With(f, func(fd int) error {
 		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 		if err == nil {
 			copied = os.NewFile(uintptr(n), f.Name())
@@ -21,7 +23,7 @@ func copyFile(f *os.File) (copied *os.File, err error) {
 
 // writable reports whether a socket has room for what is to be sent.
 func writable(f *os.File) (room bool) {
-	withFD(f, func(fd int) error {
+	sock.With(f, func(fd int) error {
 		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 		n, err := unix.Poll(p, 0)
 		room = n > 0
@@ -36,4 +38,19 @@ func socketPair(t *testing.T) (a, b *os.File) {
 		t.Fatal(err)
 	}
 	return os.NewFile(uintptr(fds[0]), "a"), os.NewFile(uintptr(fds[1]), "b")
+}
+
+// withoutDescriptors calls f while no file can be opened.
+func withoutDescriptors(t *testing.T, f func()) {
+	var now unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err != nil {
+		t.Fatal(err)
+	}
+	none := now
+	none.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &now)
+	f()
 }

@@ -478,7 +478,7 @@ func (s *Supervisor) crash() {
 	}
 	s.worker.Close(context.Background())
 	s.poller.Close()
-	s.dropInherited()
+	s.dropInherited(nil)
 	s.mu.Lock()
 	s.closed = true
 	s.devices = map[kernel.Index]*Device{}

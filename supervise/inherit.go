@@ -19,7 +19,17 @@ type Socket struct {
 
 // socketName names a socket.
 func socketName(i kernel.Index, inode uint64) string {
-	return i.Name() + "-" + strconv.FormatUint(inode, 10)
+	return socketPrefix(i) + strconv.FormatUint(inode, 10)
+}
+
+// socketPrefix is what the names of a device's sockets begin with.
+func socketPrefix(i kernel.Index) string { return i.Name() + "-" }
+
+// socketIndex returns the device of a name that socketName has made.
+func socketIndex(name string) kernel.Index {
+	device, _, _ := strings.Cut(name, "-")
+	i, _ := kernel.ParseIndex(device)
+	return i
 }
 
 // isSocketName reports whether socketName makes such names.

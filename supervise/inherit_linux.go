@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"nbd.example/nbd/supervise/sock"
 )
 
 // inherit makes files of descriptors, if they are sockets.
@@ -30,13 +32,13 @@ func inherit(list []inheritable) []Socket {
 func execWith(program string, args, env []string, sockets []Socket) error {
 	var words []string
 	setCloseOnExec := func(f *os.File, flag int) {
-		withFD(f, func(fd int) error {
+		sock.With(f, func(fd int) error {
 			_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, flag)
 			return err
 		})
 	}
 	for _, s := range sockets {
-		withFD(s.File, func(fd int) error {
+		sock.With(s.File, func(fd int) error {
 			words = append(words, fmt.Sprintf("%s=%d", s.Name, fd))
 			return nil
 		})
@@ -65,7 +67,7 @@ func SystemdStore() Store {
 
 // Keep passes a copy of f. The manager drops it by itself when it hangs up.
 func (s *systemdStore) Keep(name string, f *os.File) error {
-	return withFD(f, func(fd int) error {
+	return sock.With(f, func(fd int) error {
 		return s.send("FDSTORE=1\nFDNAME="+name, unix.UnixRights(fd))
 	})
 }
@@ -99,7 +101,7 @@ func sendSockets(c *net.UnixConn, line []byte, sockets []Socket) error {
 		}
 	}()
 	for _, s := range sockets {
-		err := withFD(s.File, func(fd int) error {
+		err := sock.With(s.File, func(fd int) error {
 			n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 			if err == nil {
 				copies = append(copies, os.NewFile(uintptr(n), s.Name))

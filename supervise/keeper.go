@@ -8,6 +8,7 @@ import (
 
 	"nbd.example/nbd/internal/backoff"
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise/sock"
 )
 
 // steady is how long a device must have had all its connections for the next attempt
@@ -122,12 +123,15 @@ func (k *keeper) start(f func(ctx context.Context) (apply func())) {
 // look finds out which sockets have hung up. Those are shut down at once, so that the
 // kernel knows, too: it takes a new socket only in place of one that it knows to be dead.
 func (k *keeper) look() {
-	died := false
+	var hung []*slot
 	for _, s := range k.d.slots {
-		if s.dead || s.file == nil || !hungUp(s.file) {
-			continue
+		if !s.dead && s.file != nil && sock.HungUp(s.file) {
+			hung = append(hung, s)
 		}
-		s.kill()
+	}
+	endAll(hung, lastAnswers)
+	died := false
+	for _, s := range hung {
 		s.unwatch()
 		s.unwatch = func() {}
 		k.d.mu.Lock()
@@ -327,7 +331,7 @@ func (k *keeper) install(p *peer) {
 // slotFor makes the slot of a connection that the kernel has taken, and watches it.
 func (d *Device) slotFor(p *peer) *slot {
 	s := &slot{file: p.file, relay: p.relay, unwatch: func() {}}
-	s.told = Connection{Server: p.from.name, Inode: inode(p.file), Size: p.export.Size}
+	s.told = Connection{Server: p.from.name, Inode: sock.Inode(p.file), Size: p.export.Size}
 	d.watch(s)
 	return s
 }

@@ -14,12 +14,14 @@ func (d *Device) limit(ctx context.Context, most uint32) (err error) {
 }
 
 // unlimit undoes limit. It is no fault if it fails: the device's next user is slower then.
-func (d *Device) unlimit() {
+func (d *Device) unlimit(ctx context.Context) {
 	before := d.Status().MaxBefore
 	if before == 0 {
 		return
 	}
-	if err := d.sup.cfg.Kernel.LimitRequests(context.Background(), d.index, before); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, d.sup.times.force)
+	defer cancel()
+	if err := d.sup.cfg.Kernel.LimitRequests(ctx, d.index, before); err != nil {
 		d.log.Debug("the limit of requests stays", "err", err)
 	}
 }

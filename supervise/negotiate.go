@@ -11,6 +11,7 @@ import (
 	"nbd.example/nbd/handshake"
 	"nbd.example/nbd/proto"
 	"nbd.example/nbd/supervise/relay"
+	"nbd.example/nbd/supervise/sock"
 )
 
 // peer is a connection in the transmission phase, ready for the kernel.
@@ -24,7 +25,7 @@ type peer struct {
 
 // discard closes a connection that the kernel has not taken.
 func (p *peer) discard() {
-	leave(p.file)
+	sock.Leave(p.file)
 	if p.relay != nil {
 		p.relay.Close()
 	}
@@ -32,7 +33,7 @@ func (p *peer) discard() {
 
 // destroy closes a connection that the kernel may have taken, so that it dies there.
 func (p *peer) destroy() {
-	kill(p.file, 0)
+	sock.End([]*os.File{p.file}, 0)
 	p.file.Close()
 	if p.relay != nil {
 		p.relay.Close()
@@ -124,7 +125,7 @@ func newPeer(t *target, a *handshake.Agreement) (*peer, error) {
 	p := &peer{from: t, export: a.Export, who: t.tls.Identity(a.TLS)}
 	var err error
 	if a.TLS == nil {
-		if p.file, err = forKernel(a.Conn); err != nil {
+		if p.file, err = sock.ForKernel(a.Conn); err != nil {
 			a.Conn.Close()
 			return nil, err
 		}

@@ -26,12 +26,18 @@ func parseStat(b []byte) uint64 {
 }
 
 // thisProcess names the one that runs this.
-func thisProcess() Process {
+func thisProcess() (Process, error) {
 	pid := os.Getpid()
-	return Process{PID: pid, Start: processStart(pid)}
+	start, err := processStart(pid)
+	return Process{PID: pid, Start: start}, err
 }
 
-// Running reports whether the process that p names still runs.
+// Running reports whether the process that p names still runs. If that cannot be found out,
+// because memory or descriptors are short, it does: nobody takes its devices away then.
 func (p Process) Running() bool {
-	return p.PID > 0 && p.Start != 0 && processStart(p.PID) == p.Start
+	if p.PID <= 0 || p.Start == 0 {
+		return false
+	}
+	start, err := processStart(p.PID)
+	return err != nil || start == p.Start
 }

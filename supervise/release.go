@@ -4,13 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
+
+	"nbd.example/nbd/kernel"
 )
 
 // release lets go of a device, which stays attached for another process to adopt.
 func (d *Device) release(ctx context.Context, why error) error {
-	d.detaching.Lock()
-	defer d.detaching.Unlock()
+	if err := d.detaching.take(ctx); err != nil {
+		return err
+	}
+	defer d.detaching.give()
 	d.stop()
 	return d.letGo(ctx, why)
 }
@@ -52,7 +58,7 @@ func (s *Supervisor) Close(ctx context.Context, keep bool) error {
 		})
 	}
 	wg.Wait()
-	s.dropInherited()
+	s.dropInherited(nil)
 	failed.add(s.worker.Close(ctx))
 	s.unwatch()
 	s.poller.Close()
@@ -113,10 +119,13 @@ func (s *Supervisor) pause(pendingToo bool) (resume func(handed bool), err error
 // halt stops the keepers of all devices, and keeps others from detaching them, until goOn
 // is called. It returns the sockets that can be passed on. What is being detached is waited
 // for, and meanwhile all others are kept.
-func (s *Supervisor) halt() (devices []*Device, sockets []Socket) {
+func (s *Supervisor) halt(ctx context.Context) (devices []*Device, sockets []Socket, err error) {
 	devices = s.Devices()
-	for _, d := range devices {
-		d.detaching.Lock()
+	for busy := takeAll(devices); busy != nil; busy = takeAll(devices) {
+		if err := busy.detaching.take(ctx); err != nil {
+			return nil, nil, fmt.Errorf("%s is being detached: %w", busy.st.Device, err)
+		}
+		busy.detaching.give()
 	}
 	for _, d := range devices {
 		d.stop()
@@ -124,7 +133,21 @@ func (s *Supervisor) halt() (devices []*Device, sockets []Socket) {
 		sockets = append(sockets, d.sockets()...)
 		d.mu.Unlock()
 	}
-	return devices, sockets
+	return devices, sockets, nil
+}
+
+// takeAll takes the turns of all devices, or none, and returns one that has no turn to give.
+func takeAll(devices []*Device) (busy *Device) {
+	for i, d := range devices {
+		if d.detaching.tryTake() {
+			continue
+		}
+		for _, d := range devices[:i] {
+			d.detaching.give()
+		}
+		return d
+	}
+	return nil
 }
 
 // goOn undoes halt.
@@ -133,24 +156,28 @@ func (s *Supervisor) goOn(devices []*Device) {
 		if d.Err() == nil {
 			d.start(true)
 		}
-		d.detaching.Unlock()
+		d.detaching.give()
 	}
 }
 
 // handOver gives the sockets of all devices to pass, and lets go of the devices if the
 // receiver has them. If not, all goes on as before.
-func (s *Supervisor) handOver(ctx context.Context, pass func([]Socket) error) error {
+func (s *Supervisor) handOver(ctx context.Context, pass func([]Socket) error) ([]handed, error) {
 	resume, err := s.pause(true)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	devices, sockets := s.halt()
-	if err := pass(sockets); err != nil {
+	devices, sockets, err := s.halt(ctx)
+	if err == nil {
+		err = pass(sockets)
+	}
+	if err != nil {
 		s.goOn(devices)
 		resume(false)
 		s.log.Warn("the devices were not taken over, and are kept on", "err", err)
-		return fmt.Errorf("hand over: %w", err)
+		return nil, fmt.Errorf("hand over: %w", err)
 	}
+	list := s.handing(devices)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.call)
 	defer cancel()
 	for _, d := range devices {
@@ -160,17 +187,44 @@ func (s *Supervisor) handOver(ctx context.Context, pass func([]Socket) error) er
 		if err := d.letGo(ctx, ErrHandedOver); err != nil {
 			d.log.Warn("the state file does not say that another process keeps the device now", "err", err)
 		}
-		d.detaching.Unlock()
+		d.detaching.give()
 	}
 	resume(true)
-	return nil
+	return list, nil
+}
+
+// handed says that processes have let go of a device, one after the other, whatever its
+// file says: they may have had no room to write it.
+type handed struct {
+	Index      kernel.Index `json:"index"`
+	Identifier string       `json:"identifier"`
+	Processes  []Process    `json:"processes"`
+}
+
+// handing returns what is to be said of devices that are passed on, and of those that were
+// passed on to this process, and that it does not keep.
+func (s *Supervisor) handing(devices []*Device) (list []handed) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	former := maps.Clone(s.former)
+	for _, d := range devices {
+		h := handed{Index: d.index, Identifier: d.identifier()}
+		if f, ok := former[d.index]; ok && f.Identifier == h.Identifier {
+			h.Processes = slices.Clone(f.Processes)
+		}
+		delete(former, d.index)
+		h.Processes = append(h.Processes, s.self)
+		list = append(list, h)
+	}
+	return slices.AppendSeq(list, maps.Values(former))
 }
 
 // Reexec replaces the process by another program, usually by its own newer version,
 // which inherits the sockets: it finds them by [Inherit]. It does not return unless it
 // fails; then all goes on as before. Devices that Spec.Serve serves from this process
 // would lose their server, and make it fail, and so does one that is being attached;
-// what is to be attached from then on waits. Devices behind a relay reconnect.
+// what is to be attached from then on waits. Devices behind a relay reconnect. What was
+// logged is passed on before, and the handler of Config.Log is asked to Flush, if it can.
 func (s *Supervisor) Reexec(program string, args, env []string) error {
 	resume, err := s.pause(false)
 	if err != nil {
@@ -182,10 +236,14 @@ func (s *Supervisor) Reexec(program string, args, env []string) error {
 			return fmt.Errorf("replace the process: it serves %s itself: detach that first", d.st.Device)
 		}
 	}
-	devices, sockets := s.halt()
-	defer s.goOn(devices)
 	ctx, cancel := context.WithTimeout(context.Background(), s.times.call)
 	defer cancel()
+	devices, sockets, err := s.halt(ctx)
+	if err != nil {
+		return fmt.Errorf("replace the process: %w", err)
+	}
+	defer s.goOn(devices)
 	s.worker.Flush(ctx) // should it fail, the sockets are adopted by an older file, or offered anew
+	s.async.Flush(ctx)
 	return fmt.Errorf("replace the process by %s: %w", program, execWith(program, args, env, sockets))
 }

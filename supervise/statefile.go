@@ -47,19 +47,22 @@ func writeState(dir string, st *State) error {
 	return err
 }
 
-// parseState reads what a state file holds.
+// errNoState says that a file holds nothing of use.
+var errNoState = errors.New("this is no state of a device")
+
+// parseState reads what a state file holds. The error wraps errNoState.
 func parseState(b []byte) (*State, error) {
 	st := &State{}
 	if err := json.Unmarshal(b, st); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errNoState, err)
 	}
 	switch {
 	case st.Version != stateVersion:
-		return nil, fmt.Errorf("version %d is not known, only %d", st.Version, stateVersion)
+		return nil, fmt.Errorf("%w: version %d is not known, only %d", errNoState, st.Version, stateVersion)
 	case st.Device != st.Index.Path():
-		return nil, fmt.Errorf("%q is not the device of index %d", st.Device, st.Index)
+		return nil, fmt.Errorf("%w: %q is not the device of index %d", errNoState, st.Device, st.Index)
 	case len(st.Connections) > maxConnections:
-		return nil, fmt.Errorf("%d connections, more than %d", len(st.Connections), maxConnections)
+		return nil, fmt.Errorf("%w: %d connections, more than %d", errNoState, len(st.Connections), maxConnections)
 	}
 	return st, nil
 }
@@ -73,7 +76,7 @@ func readState(path string) (*State, error) {
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxState+1))
 	if err == nil && len(b) > maxState {
-		err = fmt.Errorf("longer than %d bytes", maxState)
+		err = fmt.Errorf("%w: longer than %d bytes", errNoState, maxState)
 	}
 	var st *State
 	if err == nil {
@@ -87,7 +90,7 @@ func readState(path string) (*State, error) {
 
 // States reads the state files in dir, by index, those of dead processes and of devices
 // that are no longer attached included. "" means DefaultDir. Files that cannot be read
-// are named in the error, and the others returned.
+// are named in the error, see [Unadopted], and the others returned.
 func States(dir string) ([]State, error) {
 	if dir == "" {
 		dir = DefaultDir
@@ -103,16 +106,17 @@ func States(dir string) ([]State, error) {
 	var failed []error
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), ".json")
-		if _, err := kernel.ParseIndex(name); !ok || err != nil || strings.HasPrefix(name, ".") {
+		i, err := kernel.ParseIndex(name)
+		if !ok || err != nil || strings.HasPrefix(name, ".") {
 			continue
 		}
 		st, err := readState(filepath.Join(dir, e.Name()))
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // gone meanwhile
 		case err != nil:
-			failed = append(failed, err)
+			failed = append(failed, &StateError{i, err})
 		case st.Index.Name() != name:
-			failed = append(failed, fmt.Errorf("%s: it is of %s", filepath.Join(dir, e.Name()), st.Device))
+			failed = append(failed, &StateError{i, fmt.Errorf("%s: it is of %s", filepath.Join(dir, e.Name()), st.Device)})
 		default:
 			list = append(list, *st)
 		}

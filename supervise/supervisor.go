@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -33,8 +34,8 @@ type Supervisor struct {
 	devices   map[kernel.Index]*Device
 	pending   map[string]chan struct{} // identifiers that are being attached
 	inherited []Socket
-	former    []Process // that have handed their devices over to this one, whatever the files say
-	control   *control  // nil unless Listen was called
+	former    map[kernel.Index]handed // what other processes have handed over to this one
+	control   *control                // nil unless Listen was called
 	closed    bool
 	handed    bool
 	paused    chan struct{} // closed when it is known whether all is passed on; nil if that is not about to be
@@ -93,15 +94,18 @@ func New(cfg Config) (*Supervisor, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("supervise: the directory for state files: %w", err)
 	}
+	self, err := thisProcess()
+	if err != nil {
+		return nil, fmt.Errorf("supervise: when this process began: %w", err)
+	}
 	s := &Supervisor{
-		cfg: cfg, self: thisProcess(), inherited: cfg.Inherited,
+		cfg: cfg, self: self, inherited: cfg.Inherited,
 		devices: map[kernel.Index]*Device{}, pending: map[string]chan struct{}{}, done: make(chan struct{}),
-		stored: map[string]bool{}, times: defaultTimes,
+		stored: map[string]bool{}, former: map[kernel.Index]handed{}, times: defaultTimes,
 	}
 	for _, f := range cfg.Inherited {
 		s.stored[f.Name] = true
 	}
-	var err error
 	if s.poller, err = hangups.New(); err != nil {
 		return nil, fmt.Errorf("supervise: %w", err)
 	}
@@ -233,13 +237,18 @@ func (s *Supervisor) withFile(i kernel.Index, f func()) {
 }
 
 // owns reports whether the file of a device's index is the device's. It is not when
-// another process has attached something else under that number.
+// another process has attached something else under that number, and not known to be as
+// long as it cannot be read.
 func (s *Supervisor) owns(d *Device) bool {
 	st, err := readState(statePath(s.cfg.Dir, d.index))
-	if err != nil {
-		return true // there is none, or none that is of use
+	if errors.Is(err, errNoState) || errors.Is(err, fs.ErrNotExist) {
+		return true
 	}
-	return st.Identifier == d.identifier() && !s.foreign(st.Process)
+	if err != nil {
+		s.log.Warn("a state file cannot be read, and is left alone", "device", d.st.Device, "err", err)
+		return false
+	}
+	return st.Identifier == d.identifier() && !s.foreign(st)
 }
 
 // record writes a device's file, and passes its sockets to the store. The worker calls
@@ -295,7 +304,7 @@ func (s *Supervisor) store(i kernel.Index, sockets []Socket) {
 		s.stored[f.Name] = true
 	}
 	for name := range s.stored {
-		if strings.HasPrefix(name, i.Name()+"-") && !want[name] {
+		if strings.HasPrefix(name, socketPrefix(i)) && !want[name] {
 			delete(s.stored, name)
 			if err := s.cfg.Store.Drop(name); err != nil {
 				s.log.Warn("a socket cannot be taken out of the store", "device", i.Path(), "err", err)

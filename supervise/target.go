@@ -8,6 +8,7 @@ import (
 
 	"nbd.example/nbd/internal/resolver"
 	"nbd.example/nbd/internal/vsocket"
+	"nbd.example/nbd/supervise/sock"
 	"nbd.example/nbd/supervise/tlsfiles"
 	"nbd.example/nbd/uri"
 )
@@ -68,7 +69,7 @@ func (s *Supervisor) target(text string, spec *Spec) (*target, error) {
 			return vsocket.Dial(ctx, vsocket.Addr{Context: u.CID, Port: u.Port})
 		}
 	default:
-		dial = dialer(spec.patience())
+		dial = sock.Dialer(spec.patience())
 	}
 	refresh := func() {}
 	if t.tls != nil {

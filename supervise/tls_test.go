@@ -22,6 +22,7 @@ import (
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/kernel/kerneltest"
 	"nbd.example/nbd/server"
+	"nbd.example/nbd/supervise/sock"
 	"nbd.example/nbd/transmission"
 )
 
@@ -224,7 +225,7 @@ func TestTLSDropped(t *testing.T) {
 		}
 		return nil
 	})
-	kill(old.file, 0) // as the driver does
+	sock.End([]*os.File{old.file}, 0) // as the driver does
 	r.await(d, "a reconnect", func(st State) bool { return st.Reconnects >= 1 })
 	if late.Load() {
 		t.Error("the kernel got a new connection while the old one's relay was still sending")

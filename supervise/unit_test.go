@@ -12,6 +12,7 @@ import (
 
 	"nbd.example/nbd/internal/testgate"
 	"nbd.example/nbd/proto"
+	"nbd.example/nbd/supervise/sock"
 	"nbd.example/nbd/uri"
 )
 
@@ -71,7 +72,7 @@ func TestSystemdStore(t *testing.T) {
 	}
 	buffer := make([]byte, 1000)
 	n, files, err := receiveSockets(l, buffer)
-	if err != nil || string(buffer[:n]) != "FDSTORE=1\nFDNAME=nbd0-1" || len(files) != 1 || inode(files[0]) != inode(a) {
+	if err != nil || string(buffer[:n]) != "FDSTORE=1\nFDNAME=nbd0-1" || len(files) != 1 || sock.Inode(files[0]) != sock.Inode(a) {
 		t.Errorf("%q, %v, %v", buffer[:n], files, err)
 	}
 	for _, f := range files {

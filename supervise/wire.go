@@ -54,11 +54,9 @@ type reply struct {
 	States []State  `json:"states,omitempty"`
 	Size   int64    `json:"size,omitempty"`
 	Busy   *busy    `json:"busy,omitempty"`
-	Names  []string `json:"names,omitempty"` // of the sockets that come with this line
-	More   bool     `json:"more,omitempty"`  // another line follows
-	// Process is in the last reply to opTaken: who has handed over. From then on it keeps
-	// nothing, also if its files say so, because it could not write them.
-	Process *Process `json:"process,omitempty"`
+	Names  []string `json:"names,omitempty"`  // of the sockets that come with this line
+	More   bool     `json:"more,omitempty"`   // another line follows
+	Handed []handed `json:"handed,omitempty"` // in the reply to opTaken
 }
 
 type busy struct {

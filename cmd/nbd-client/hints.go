@@ -48,12 +48,32 @@ func (p *program) kernelHint(err error) string {
 	switch {
 	case errors.Is(err, kernel.ErrNoModule):
 		return "load it: modprobe nbd max_part=16; at each boot: echo nbd >/etc/modules-load.d/nbd.conf"
-	case errors.Is(err, kernel.ErrPermission), errors.Is(err, fs.ErrPermission) && os.Geteuid() > 0:
+	case errors.Is(err, kernel.ErrPermission), errors.Is(err, fs.ErrPermission) && p.ofKernel(err) && os.Geteuid() > 0:
 		return "start it as root, in the first network namespace; containers need CAP_SYS_ADMIN and CAP_NET_ADMIN there"
 	case errors.Is(err, kernel.ErrNoDevice) && p.flags.Action == clientflags.Attach:
 		return "leave the device away, and the kernel chooses one; the module's parameter nbds_max says how many there are from the start"
 	}
 	return ""
+}
+
+// ofKernel reports whether err is about a file of the kernel, or of those who keep devices,
+// and not about a server's socket, or a certificate.
+func (p *program) ofKernel(err error) bool {
+	var path *fs.PathError
+	var op *net.OpError
+	name := ""
+	switch {
+	case errors.As(err, &path):
+		name = path.Path
+	case errors.As(err, &op) && op.Addr != nil:
+		name = op.Addr.String()
+	}
+	for _, dir := range []string{"/sys", "/dev", p.dir()} {
+		if strings.HasPrefix(name, dir+"/") || name == dir {
+			return true
+		}
+	}
+	return false
 }
 
 // serverHint is about what the server refuses.

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"nbd.example/nbd/internal/backoff"
 	"nbd.example/nbd/internal/clientflags"
 	"nbd.example/nbd/internal/memlock"
 	"nbd.example/nbd/kernel"
@@ -34,8 +35,12 @@ type keeper struct {
 	changed  chan struct{}
 	// look ticks where devices may come that nobody tells of.
 	look <-chan time.Time
-	// unadopted says which devices could not be adopted, and why; "" if there are none.
-	unadopted string
+	// unadopted are the devices that could not be adopted, said why, and due when that is
+	// tried once more.
+	unadopted []kernel.Index
+	said      string
+	due       time.Time
+	retry     *backoff.Backoff
 }
 
 // closeLimit bounds the end of a supervisor.
@@ -178,7 +183,7 @@ func (k *keeper) keep(ctx context.Context) int {
 			return exitOK
 		case <-k.changed:
 		case <-k.look:
-			if k.unadopted != "" {
+			if len(k.unadopted) > 0 && time.Now().After(k.due) {
 				k.adopt(ctx)
 			}
 		case <-k.notifier.dog():
@@ -367,6 +372,9 @@ func (k *keeper) poke() {
 // statusText is what the service manager shows.
 func (k *keeper) statusText() string {
 	devices := k.s.Devices()
+	if len(k.unadopted) > 0 {
+		return fmt.Sprintf("%d devices, and %d that cannot be taken over: %s", len(devices), len(k.unadopted), k.said)
+	}
 	if len(devices) == 1 {
 		st := devices[0].Status()
 		return fmt.Sprintf("%s %s: %s", st.Device, st.Identifier, st.Phase)

@@ -134,7 +134,11 @@ func (p *program) detachOne(ctx context.Context, driver kernel.Driver, name stri
 func (v *view) still(driver kernel.Driver) error {
 	info, err := driver.Info(v.index)
 	switch {
-	case err != nil, v.info == nil, info.PID == 0, info.Identifier == v.info.Identifier:
+	case errors.Is(err, kernel.ErrNoDevice), errors.Is(err, kernel.ErrNoModule):
+		return nil
+	case err != nil:
+		return fmt.Errorf("whether %s is still the same device cannot be found out: %w", v.index.Path(), err)
+	case v.info == nil, info.PID == 0, info.Identifier == v.info.Identifier:
 		return nil
 	case v.state != nil && info.Identifier == v.state.Identifier: // it was being attached
 		return nil
@@ -256,26 +260,26 @@ func (p *program) isGone(ctx context.Context, driver kernel.Driver, i kernel.Ind
 	return errors.Is(err, kernel.ErrNoDevice) || err == nil && info.PID == 0
 }
 
-// awaitGone waits until nothing is left of an attachment. One that is detached, but
-// held by somebody, is a warning; for one that was held before, nobody waits long.
+// awaitGone waits until nothing is left of an attachment. One that is detached, but held by
+// somebody, is a warning; for one that was held before, and still is, nobody waits long.
 func (p *program) awaitGone(ctx context.Context, driver kernel.Driver, i kernel.Index, held bool) error {
 	if held {
 		limit, cancel := context.WithTimeoutCause(ctx, openLimit, errTime)
-		defer cancel()
-		ctx = limit
-	}
-	info, err := kernel.AwaitGone(ctx, driver, i)
-	if err == nil || info == nil {
-		return err
-	}
-	if held && info.PID != 0 {
-		p.env.openers(info)
-		if usersOf(info) != "" {
-			p.log.Warn(printable((&supervise.BusyError{Info: *info, Forced: true}).Error()))
+		info, err := kernel.AwaitGone(limit, driver, i)
+		cancel()
+		if err == nil {
 			return nil
 		}
+		if info != nil && info.PID != 0 {
+			p.env.openers(info)
+			if usersOf(info) != "" {
+				p.log.Warn(printable((&supervise.BusyError{Info: *info, Forced: true}).Error()))
+				return nil
+			}
+		}
 	}
-	if info.PID == 0 {
+	info, err := kernel.AwaitGone(ctx, driver, i)
+	if err != nil && info != nil && info.PID == 0 {
 		p.log.Warn(fmt.Sprintf("%s is detached, and still held: %s", i.Path(), usersOf(info)))
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"nbd.example/nbd/internal/backoff"
 	"nbd.example/nbd/internal/daemon"
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/supervise"
@@ -41,6 +42,7 @@ func (p *program) supervisor(ctx context.Context) int {
 	if err := k.replace(ctx); err != nil {
 		return p.fail(ctx, err)
 	}
+	k.retry = backoff.New(5*p.env.look, 100*p.env.look)
 	k.adopt(ctx)
 	inner, cancel := context.WithCancel(ctx)
 	var attaching sync.WaitGroup
@@ -89,19 +91,21 @@ func (k *keeper) replace(ctx context.Context) error {
 	return err
 }
 
-// adopt takes over what nobody keeps. For what it cannot take over it is called again: nobody
-// else will keep that.
+// adopt takes over what nobody keeps. For what it cannot take over it is called again, more
+// and more rarely: nobody else will keep that.
 func (k *keeper) adopt(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, adoptLimit)
 	defer cancel()
-	devices, err := k.s.Adopt(ctx)
-	before := k.unadopted
-	if k.unadopted = ""; err != nil {
-		k.unadopted = err.Error()
+	devices, err := k.s.Adopt(ctx, k.unadopted...)
+	said := ""
+	if err != nil {
+		said = err.Error()
 	}
-	if k.unadopted != "" && k.unadopted != before {
+	if said != "" && said != k.said {
 		k.p.logLines(err)
 	}
+	k.said, k.unadopted = said, supervise.Unadopted(err)
+	k.due = time.Now().Add(k.retry.Next())
 	for _, d := range devices {
 		st := d.Status()
 		k.p.log.Info("kept on", "device", st.Device, "identifier", st.Identifier)

@@ -86,7 +86,7 @@ func TestServiceAdoptsLater(t *testing.T) {
 	w.write("run/nbd0.json", "{")
 	w.write("nbdtab", "")
 	service := w.start("supervisor")
-	service.await("nbd0.json: unexpected end of JSON input")
+	service.await("nbd0.json: this is no state of a device: unexpected end of JSON input")
 	w.write("run/nbd0.json", string(state))
 	service.await("kept on device=/dev/nbd0")
 	w.roundTrip(0, "kept")

@@ -1,4 +1,6 @@
-package supervise
+// Package sock is what is done with sockets that the kernel's driver and this process both
+// have.
+package sock
 
 import (
 	"context"
@@ -15,8 +17,8 @@ import (
 	"nbd.example/nbd/proto"
 )
 
-// withFD calls f with the file's descriptor, which stays open meanwhile.
-func withFD(file *os.File, f func(fd int) error) error {
+// With calls f with a file's descriptor, which stays open meanwhile.
+func With(file *os.File, f func(fd int) error) error {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return err
@@ -28,9 +30,9 @@ func withFD(file *os.File, f func(fd int) error) error {
 	return failed
 }
 
-// forKernel returns a copy of a connection's socket that the kernel's driver takes, and
+// ForKernel returns a copy of a connection's socket that the kernel's driver takes, and
 // closes the connection; or nil if the connection has none.
-func forKernel(conn net.Conn) (*os.File, error) {
+func ForKernel(conn net.Conn) (*os.File, error) {
 	var raw syscall.RawConn
 	var err error
 	switch c := conn.(type) {
@@ -61,11 +63,11 @@ func forKernel(conn net.Conn) (*os.File, error) {
 	return os.NewFile(uintptr(copied), "socket of a kernel device"), nil
 }
 
-// hungUp reports whether a socket is of no more use: its peer has hung up, or the kernel
+// HungUp reports whether a socket is of no more use: its peer has hung up, or the kernel
 // has given it up.
-func hungUp(file *os.File) bool {
+func HungUp(file *os.File) bool {
 	dead := false
-	err := withFD(file, func(fd int) error {
+	err := With(file, func(fd int) error {
 		events, err := hangUps(fd)
 		dead = events != 0
 		return err
@@ -84,36 +86,53 @@ func hangUps(fd int) (events int16, err error) {
 	}
 }
 
-// kill ends a connection, for all who have its socket. The peer learns of it at once, also
-// if it does not read: the kernel sends elsewhere what it has lost, and of what was sent
+// End ends connections, for all who have their sockets. The peers learn of it at once, also
+// those that do not read: the kernel sends elsewhere what it has lost, and of what was sent
 // here nothing must be carried out after that. The end of a unix socket is seen at once. The
 // end of a TCP stream would wait behind the data for which the peer has no room; so these
 // are dropped, and the peer gets a reset.
 //
 // With them go answers that have arrived. So if it was the peer who ended the connection, as
-// servers do in good order, the kernel gets as long as patience to read what is left: it
-// sends nothing elsewhere before it has come to the end.
-func kill(file *os.File, patience time.Duration) {
-	withFD(file, func(fd int) error {
-		events, _ := hangUps(fd)
-		unix.Shutdown(fd, unix.SHUT_RDWR) // wakes who waits on it
-		protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
-		if err != nil || protocol != unix.IPPROTO_TCP {
-			return err
-		}
-		if events&(unix.POLLRDHUP|unix.POLLHUP) == unix.POLLRDHUP {
-			awaitRead(fd, patience)
-		}
-		return abort(fd)
-	})
+// servers do in good order, the kernel gets as long as patience, for all of them together, to
+// read what is left: nothing can be sent here any more, and it comes to the end at once
+// unless it has no time to read.
+func End(files []*os.File, patience time.Duration) {
+	until := time.Now().Add(patience)
+	var read []*os.File // that the kernel may have to read from
+	for _, f := range files {
+		With(f, func(fd int) error {
+			if events, _ := hangUps(fd); events&(unix.POLLRDHUP|unix.POLLHUP) == unix.POLLRDHUP && isTCP(fd) {
+				read = append(read, f)
+			}
+			return unix.Shutdown(fd, unix.SHUT_RDWR) // wakes who waits on it
+		})
+	}
+	for _, f := range read {
+		With(f, func(fd int) error { return awaitRead(fd, until) })
+	}
+	for _, f := range files {
+		With(f, func(fd int) error {
+			if isTCP(fd) {
+				return abort(fd)
+			}
+			return nil
+		})
+	}
+}
+
+func isTCP(fd int) bool {
+	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	return err == nil && protocol == unix.IPPROTO_TCP
 }
 
 // awaitRead waits until somebody has read all that has arrived on a socket.
-func awaitRead(fd int, patience time.Duration) {
-	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(time.Millisecond) {
-		if n, err := unix.IoctlGetInt(fd, unix.SIOCINQ); n == 0 || err != nil {
-			return
+func awaitRead(fd int, until time.Time) error {
+	for {
+		n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+		if n == 0 || err != nil || time.Now().After(until) {
+			return err
 		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -137,29 +156,29 @@ func abort(fd int) error {
 // abortTries bounds how often abort is tried, a millisecond apart.
 const abortTries = 100
 
-// leave takes leave of the server on a socket that the kernel has not taken, and closes
+// Leave takes Leave of the server on a socket that the kernel has not taken, and closes
 // it. proto.md, "Request message", NBD_CMD_DISC.
-func leave(file *os.File) {
-	withFD(file, func(fd int) error {
+func Leave(file *os.File) {
+	With(file, func(fd int) error {
 		return unix.Sendto(fd, proto.AppendRequest(nil, &proto.Request{Command: proto.CmdDisc}), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
 	})
 	file.Close()
 }
 
-// inode returns the number that the system gave a socket, or 0.
-func inode(file *os.File) uint64 {
+// Inode returns the number that the system gave a socket, or 0.
+func Inode(file *os.File) uint64 {
 	var st unix.Stat_t
-	if withFD(file, func(fd int) error { return unix.Fstat(fd, &st) }) != nil {
+	if With(file, func(fd int) error { return unix.Fstat(fd, &st) }) != nil {
 		return 0
 	}
 	return st.Ino
 }
 
-// dialer returns what connects with keepalive and TCP_USER_TIMEOUT. A connection on
+// Dialer returns what connects with keepalive and TCP_USER_TIMEOUT. A connection on
 // which nothing moves for as long as patience is broken, whether the server's machine
 // is gone or only its program does not read any more: by then the kernel has given up
 // its requests, too.
-func dialer(patience time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
+func Dialer(patience time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
 	d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 6}}
 	d.Control = func(network, _ string, c syscall.RawConn) error {
 		if network != "tcp" && network != "tcp4" && network != "tcp6" {
@@ -173,28 +192,3 @@ func dialer(patience time.Duration) func(ctx context.Context, network, address s
 	}
 	return d.DialContext
 }
-
-// processStart returns when a process began, in clock ticks since the machine did, or 0
-// if there is no such process, or only its remains.
-func processStart(pid int) uint64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	return parseStat(b)
-}
-
-// lockByte takes a lock on one byte of a file, until the file is closed, if nobody else
-// has it.
-func lockByte(f *os.File, at int64) (bool, error) {
-	err := withFD(f, func(fd int) error {
-		return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Start: at, Len: 1})
-	})
-	if err == unix.EAGAIN || err == unix.EACCES {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// restrict makes a unix socket that has no name yet its owner's alone.
-func restrict(fd int) { unix.Fchmod(fd, 0o600) }

@@ -1,4 +1,4 @@
-package supervise
+package sock
 
 import (
 	"io"
@@ -17,7 +17,7 @@ func connected(t *testing.T, network string) (file *os.File, server net.Conn) {
 	t.Helper()
 	address := "127.0.0.1:0"
 	if network == "unix" {
-		address = filepath.Join(tempDir(t), "s")
+		address = filepath.Join(t.TempDir(), "s")
 	}
 	l, err := net.Listen(network, address)
 	if err != nil {
@@ -31,7 +31,7 @@ func connected(t *testing.T, network string) (file *os.File, server net.Conn) {
 	if server, err = l.Accept(); err != nil {
 		t.Fatal(err)
 	}
-	if file, err = forKernel(conn); err != nil {
+	if file, err = ForKernel(conn); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { file.Close(); server.Close() })
@@ -45,7 +45,7 @@ func fill(t *testing.T, file *os.File) (sent int) {
 	b := make([]byte, 64<<10)
 	for {
 		var n int
-		err := withFD(file, func(fd int) (err error) {
+		err := With(file, func(fd int) (err error) {
 			n, err = unix.SendmsgN(fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 			return err
 		})
@@ -61,10 +61,10 @@ func fill(t *testing.T, file *os.File) (sent int) {
 	}
 }
 
-// TestKill: a server that does not read, since it has enough to do, sees at once that the
+// TestEnd: a server that does not read, since it has enough to do, sees at once that the
 // kernel's connection is at its end, and whoever waits on the socket in the kernel sees it,
 // too. So what the kernel sends on another connection is not undone by what was sent here.
-func TestKill(t *testing.T) {
+func TestEnd(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		t.Run(network, func(t *testing.T) {
 			file, server := connected(t, network)
@@ -79,7 +79,7 @@ func TestKill(t *testing.T) {
 				received <- err
 			}()
 			sent := fill(t, file)
-			kill(file, hang)
+			End([]*os.File{file}, hang)
 			select {
 			case err := <-received:
 				if err == nil {
@@ -88,7 +88,7 @@ func TestKill(t *testing.T) {
 			case <-time.After(hang):
 				t.Fatal("who waits on the socket is not told that it is dead")
 			}
-			if !hungUp(theirs) {
+			if !HungUp(theirs) {
 				t.Error("a socket that was shut down does not look so")
 			}
 			raw, err := server.(interface {
@@ -114,9 +114,9 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// TestKillKeepsAnswers: what a server has sent before it ended the connection still reaches
+// TestEndKeepsAnswers: what a server has sent before it ended the connection still reaches
 // the kernel.
-func TestKillKeepsAnswers(t *testing.T) {
+func TestEndKeepsAnswers(t *testing.T) {
 	file, server := connected(t, "tcp")
 	theirs, err := copyFile(file)
 	if err != nil {
@@ -128,14 +128,14 @@ func TestKillKeepsAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.Close()
-	eventually(t, "the server's end", func() bool { return hungUp(file) })
+	eventually(t, "the server's end", func() bool { return HungUp(file) })
 	killed := make(chan struct{})
 	go func() {
 		defer close(killed)
-		kill(file, hang)
+		End([]*os.File{file}, hang)
 	}()
 	eventually(t, "ours", func() (over bool) {
-		err := withFD(theirs, func(fd int) error {
+		err := With(theirs, func(fd int) error {
 			events, err := hangUps(fd)
 			over = events&unix.POLLHUP != 0
 			return err
@@ -146,4 +146,67 @@ func TestKillKeepsAnswers(t *testing.T) {
 		t.Errorf("of %d bytes of answers the kernel can read %d: %v", sent, got, err)
 	}
 	<-killed
+}
+
+// TestEndTogether: all connections are ended before it is waited for anybody to read from one
+// of them.
+func TestEndTogether(t *testing.T) {
+	var files, theirs []*os.File
+	for range 3 {
+		file, server := connected(t, "tcp")
+		copied, err := copyFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer copied.Close()
+		if _, err := server.Write(make([]byte, 4096)); err != nil {
+			t.Fatal(err)
+		}
+		server.Close()
+		eventually(t, "the server's end", func() bool { return HungUp(file) })
+		files, theirs = append(files, file), append(theirs, copied)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		End(files, hang)
+	}()
+	for _, f := range []*os.File{theirs[2], theirs[1], theirs[0]} {
+		eventually(t, "our end", func() (over bool) {
+			With(f, func(fd int) error {
+				events, err := hangUps(fd)
+				over = events&unix.POLLHUP != 0
+				return err
+			})
+			return over
+		})
+		if n, err := io.Copy(io.Discard, f); n != 4096 || err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+	}
+	<-ended
+}
+
+// hang is longer than anything takes that works.
+const hang = time.Minute
+
+// copyFile duplicates a descriptor.
+func copyFile(f *os.File) (copied *os.File, err error) {
+	err = With(f, func(fd int) error {
+		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err == nil {
+			copied = os.NewFile(uintptr(n), f.Name())
+		}
+		return err
+	})
+	return copied, err
+}
+
+func eventually(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for until := time.Now().Add(hang); !so(); time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("waited for %s", what)
+		}
+	}
 }
