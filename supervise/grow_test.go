@@ -10,6 +10,7 @@ import (
 
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/kernel/kerneltest"
+	"nbd.example/nbd/block"
 	"nbd.example/nbd/server"
 	"nbd.example/nbd/supervise/sock"
 )
@@ -77,6 +78,35 @@ func TestGrownByInfo(t *testing.T) {
 			}
 			eventually(t, "one connection alive", func() bool { return alive(dev) == 1 })
 		})
+	}
+}
+
+// A server that says something else by INFO than by GO, as the reference's does, is not
+// believed: the device keeps its size, whatever INFO says later.
+func TestInfoDisagrees(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	e, opens := x.export(), 0
+	e.Private = true
+	e.Open = func(context.Context, server.Client) (*block.Device, error) {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		opens++
+		switch opens {
+		case 1: // by GO
+			return block.New(&opened{x, diskSize})
+		case 2: // by INFO, when it is attached
+			return block.New(&opened{x, 0})
+		}
+		return block.New(&opened{x, 2 * diskSize})
+	}
+	h.start(server.Config{Exports: []*server.Export{e}})
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}})
+	r.await(d, "the server's word", func(st State) bool { return st.Seen.Asked })
+	if _, err := d.Resize(r.ctx(), 0); err == nil || !strings.Contains(err.Error(), "does not tell the size") {
+		t.Errorf("resize: %v", err)
+	}
+	if st := d.Status(); st.Seen.InfoAgrees || st.Size != diskSize || dev.Attached().Size != diskSize {
+		t.Errorf("%+v; the kernel has %d bytes", st, dev.Attached().Size)
 	}
 }
 
