@@ -165,6 +165,23 @@ func (p *Process) AwaitListening(network, addr string) {
 	}
 }
 
+// AwaitText waits until the program has said a text.
+func (p *Process) AwaitText(text string) {
+	p.t.Helper()
+	limit := time.After(startLimit)
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for !strings.Contains(p.Log(), text) {
+		select {
+		case <-p.exited:
+			p.t.Fatalf("%s ended (%v) before it said %q:\n%s", p.name, p.err, text, tail(p.Log()))
+		case <-limit:
+			p.t.Fatalf("%s does not say %q:\n%s", p.name, text, tail(p.Log()))
+		case <-again.C:
+		}
+	}
+}
+
 // Command runs a program to its end and returns its standard output and standard
 // error. A failure is returned, not judged.
 func Command(t testing.TB, stdin, name string, args ...string) (stdout, stderr string, err error) {

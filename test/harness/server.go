@@ -76,6 +76,7 @@ func (s *Server) spawn(t testing.TB) {
 	if s.cfg.TCP {
 		s.AwaitListening("tcp", s.TCPAddr())
 	}
+	s.AwaitText("serving") // by now it listens on what else the configuration names
 }
 
 // Restart starts the server anew, with the same files, socket and port, after it was
