@@ -174,12 +174,16 @@ func (c *cache) shrink() {
 	}
 }
 
-// has reports whether the file of a block is open.
-func (c *cache) has(b int64) bool {
+// noted returns the period of dirty in which the file of a block was last noted, since it was
+// opened. It is 0 if there was none, or the file is not open.
+func (c *cache) noted(b int64) int64 {
 	s := c.shard(b)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.files[b] != nil
+	if h := s.files[b]; h != nil {
+		return h.noted.Load()
+	}
+	return 0
 }
 
 // drop closes the file of a block, which is to be removed. The caller holds the lock of the

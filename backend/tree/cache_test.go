@@ -21,11 +21,22 @@ type watched struct {
 	most  int64        // that may be open, or 0
 	opens atomic.Int64 // how often one was opened
 	syncs atomic.Int64 // files and all
+	alls  atomic.Int64 // all
+	each  bool         // all cannot be made stable at once
+	// saw, if not nil, is told what happens to a file.
+	saw func(event, name string)
+}
+
+func (w *watched) see(event, name string) {
+	if w.saw != nil {
+		w.saw(event, filepath.Base(name))
+	}
 }
 
 type watchedFile struct {
 	File
-	w *watched
+	w    *watched
+	name string
 }
 
 func (w *watched) OpenFile(name string, flag int) (File, error) {
@@ -38,7 +49,7 @@ func (w *watched) OpenFile(name string, flag int) (File, error) {
 	}
 	w.open.Add(1)
 	w.opens.Add(1)
-	return watchedFile{f, w}, nil
+	return watchedFile{f, w, name}, nil
 }
 
 func (w *watched) OpenNow(name string, flag int) File {
@@ -51,7 +62,15 @@ func (w *watched) OpenNow(name string, flag int) File {
 
 func (w *watched) SyncAll() error {
 	w.syncs.Add(1)
+	w.alls.Add(1)
 	return w.system.SyncAll()
+}
+
+func (w *watched) SyncsAll() bool { return !w.each && w.system.SyncsAll() }
+
+func (f watchedFile) WriteAt(p []byte, off int64) (int, error) {
+	f.w.see("write", f.name)
+	return f.File.WriteAt(p, off)
 }
 
 func (f watchedFile) ReadNow(p []byte, off int64) bool {
@@ -66,11 +85,13 @@ func (f watchedFile) WriteNow(p []byte, off int64) bool {
 
 func (f watchedFile) Sync() error {
 	f.w.syncs.Add(1)
+	f.w.see("sync", f.name)
 	return f.File.Sync()
 }
 
 func (f watchedFile) Close() error {
 	f.w.open.Add(-1)
+	f.w.see("close", f.name)
 	return f.File.Close()
 }
 
@@ -185,6 +206,12 @@ func TestBlockSet(t *testing.T) {
 	if got != len(want) || s.count != got {
 		t.Errorf("%d blocks, and a count of %d, want %d", got, s.count, len(want))
 	}
+	s.remove(1)
+	s.remove(2)
+	s.remove(9 * fan)
+	if s.count != got-1 || !s.add(1) || s.add(1) {
+		t.Errorf("a count of %d after one of %d was removed", s.count, got)
+	}
 	for range s.all { // ends when it is told to
 		break
 	}
@@ -247,7 +274,7 @@ func TestReplacement(t *testing.T) {
 			if !d.TryRead(p[:1], b*BlockSize) {
 				t.Fatal("not read in place")
 			}
-			if !tree.cache.has(b) {
+			if tree.cache.shard(b).files[b] == nil {
 				t.Errorf("block %d was closed after a part of it was read", b)
 			}
 		}

@@ -80,7 +80,7 @@ func (t *Tree) tryWrite(b int64, p []byte, at int64) bool {
 	if ok, _ := t.known.hasNow(b); !ok {
 		return false
 	}
-	h := t.openNow(b, len(p) < BlockSize || t.dirty.few())
+	h := t.openNow(b, len(p) < BlockSize || t.dirty.keep())
 	if h == nil {
 		return false
 	}

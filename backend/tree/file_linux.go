@@ -42,13 +42,19 @@ var start = time.Now()
 
 // findNow finds out what the folder tells. The rest a file tells.
 func (s *system) findNow() {
-	var sys unix.Statfs_t
-	if unix.Fstatfs(int(s.root.Fd()), &sys) != nil {
-		return
-	}
-	if m := uint32(sys.Type); m == unix.TMPFS_MAGIC || m == unix.RAMFS_MAGIC {
+	if inMemory(int(s.root.Fd())) {
 		s.now.read.Store(nowAlways)
 	}
+}
+
+// inMemory reports whether a file or folder lives in memory.
+func inMemory(fd int) bool {
+	var sys unix.Statfs_t
+	if unix.Fstatfs(fd, &sys) != nil {
+		return false
+	}
+	m := uint32(sys.Type)
+	return m == unix.TMPFS_MAGIC || m == unix.RAMFS_MAGIC
 }
 
 // inTree returns the name of a file in the tree relative to its folder. So it is found
@@ -68,21 +74,26 @@ func (s *system) OpenFile(name string, flag int) (File, error) {
 			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 		}
 		f := &sysFile{fd: fd, sys: s}
-		if s.now.read.Load() == nowUnknown {
+		switch s.now.read.Load() {
+		case nowUnknown:
 			f.ask()
+		case nowAlways: // but a folder may be a mount point, or a link that leads elsewhere
+			f.memory = inMemory(fd)
 		}
 		return f, nil
 	}
 }
 
-// OpenNow implements FS.
+// OpenNow implements FS. What is on another mount than the folder of the tree may wait for
+// a network, and so may somebody who has a lease on a file.
 func (s *system) OpenNow(name string, flag int) File {
-	how := unix.OpenHow{Flags: uint64(flag | unix.O_CLOEXEC | unix.O_LARGEFILE)}
-	switch s.now.read.Load() {
+	how := unix.OpenHow{Flags: uint64(flag | unix.O_CLOEXEC | unix.O_LARGEFILE | unix.O_NONBLOCK), Resolve: unix.RESOLVE_NO_XDEV}
+	read := s.now.read.Load()
+	switch read {
 	case nowUnknown, nowNever:
 		return nil
 	case nowCached:
-		how.Resolve = resolveCached
+		how.Resolve |= resolveCached
 	}
 	var path [128]byte
 	if s.now.noOpen.Load() || copy(path[:len(path)-1], s.inTree(name)) == len(path)-1 {
@@ -92,7 +103,7 @@ func (s *system) OpenNow(name string, flag int) File {
 	fd, _, err := unix.RawSyscall6(unix.SYS_OPENAT2, s.root.Fd(), uintptr(unsafe.Pointer(&path)), uintptr(unsafe.Pointer(&how)), unsafe.Sizeof(how), 0, 0)
 	switch err {
 	case 0:
-		return &sysFile{fd: int(fd), sys: s}
+		return &sysFile{fd: int(fd), sys: s, memory: read == nowAlways}
 	case unix.ENOSYS, unix.EINVAL, unix.EPERM:
 		s.now.noOpen.Store(true)
 	}
@@ -101,8 +112,18 @@ func (s *system) OpenNow(name string, flag int) File {
 
 // sysFile is a file of the system.
 type sysFile struct {
-	fd  int
-	sys *system
+	fd     int
+	sys    *system
+	memory bool // it lives there, as the tree does
+}
+
+// now returns how the file may be read without waiting.
+func (f *sysFile) now() int32 {
+	how := f.sys.now.read.Load()
+	if how == nowAlways && !f.memory {
+		return nowNever
+	}
+	return how
 }
 
 // ask finds out by the first file that is opened how all can be read.
@@ -116,7 +137,7 @@ func (f *sysFile) ask() {
 	f.sys.now.read.Store(how)
 }
 
-// nowait reads what is in memory.
+// nowait reads what is in memory. The upper half of an offset in a file is 0.
 func (f *sysFile) nowait(p []byte, off int64, flags uintptr) (int, unix.Errno) {
 	iov := unix.Iovec{Base: unsafe.SliceData(p)}
 	iov.SetLen(len(p))
@@ -126,7 +147,7 @@ func (f *sysFile) nowait(p []byte, off int64, flags uintptr) (int, unix.Errno) {
 
 // ReadNow implements File.
 func (f *sysFile) ReadNow(p []byte, off int64) bool {
-	switch f.sys.now.read.Load() {
+	switch f.now() {
 	case nowCached: // less than all may be the end, or what is in memory
 		n, err := f.nowait(p, off, unix.RWF_NOWAIT)
 		return err == 0 && n == len(p)
@@ -140,13 +161,14 @@ func (f *sysFile) ReadNow(p []byte, off int64) bool {
 	return false
 }
 
-// WriteNow implements File.
+// WriteNow implements File. The scheduler is told of all writes: also those to memory wait
+// when it is short, and that must not hold up other goroutines.
 func (f *sysFile) WriteNow(p []byte, off int64) bool {
 	s := &f.sys.now
-	switch s.read.Load() {
-	case nowAlways: // what does not wait need not be told to the scheduler
-		n, _, err := unix.RawSyscall6(unix.SYS_PWRITE64, uintptr(f.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), uintptr(off), 0, 0)
-		return err == 0 && int(n) == len(p)
+	switch f.now() {
+	case nowAlways:
+		n, err := unix.Pwrite(f.fd, p, off)
+		return err == nil && n == len(p)
 	case nowCached:
 		begin := time.Since(start)
 		if int64(begin) < s.slowUntil.Load() {
@@ -211,7 +233,7 @@ func (f *sysFile) Sync() error {
 
 // Close implements File.
 func (f *sysFile) Close() error {
-	if f.sys.now.read.Load() != nowAlways {
+	if f.now() != nowAlways {
 		return os.NewSyscallError("close", unix.Close(f.fd))
 	}
 	if _, _, err := unix.RawSyscall(unix.SYS_CLOSE, uintptr(f.fd), 0, 0); err != 0 {

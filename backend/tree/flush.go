@@ -18,7 +18,8 @@ type blockSet struct {
 	count   int
 }
 
-func (s *blockSet) add(b int64) {
+// add reports whether b is new.
+func (s *blockSet) add(b int64) bool {
 	if s.folders == nil {
 		s.folders = map[int64]*children{}
 	}
@@ -27,9 +28,19 @@ func (s *blockSet) add(b int64) {
 		c = new(children)
 		s.folders[b>>fanBits] = c
 	}
-	if i := b & (fan - 1); !c.has(i) {
-		c.add(i)
-		s.count++
+	i := b & (fan - 1)
+	if c.has(i) {
+		return false
+	}
+	c.add(i)
+	s.count++
+	return true
+}
+
+func (s *blockSet) remove(b int64) {
+	if c, i := s.folders[b>>fanBits], b&(fan-1); c != nil && c.has(i) {
+		c.remove(i)
+		s.count--
 	}
 }
 
@@ -53,7 +64,7 @@ type dirty struct {
 
 	mu    sync.Mutex
 	files blockSet
-	many  bool // too many blocks to list them: files is empty
+	all   bool // the file system is to be made stable: files is empty
 	dirs  map[node]struct{}
 	// flushing are the folders that a flush has taken over, and not made stable yet.
 	flushing map[node]struct{}
@@ -66,20 +77,32 @@ func (d *dirty) file(h *handle) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	h.noted.Store(d.flushes.Load() + 1)
-	if d.many {
+	if h.noted.Swap(d.flushes.Load()+1) == d.flushes.Load()+1 || d.all {
 		return
 	}
-	d.files.add(h.block)
+	isNew := d.files.add(h.block)
 	d.count.Store(int64(d.files.count))
-	if d.files.count > mostFiles && d.syncsAll {
-		d.files, d.many = blockSet{}, true
+	// What is not new was noted through another handle, which has been closed.
+	if d.syncsAll && (!isNew || d.files.count > fewFiles) {
+		d.files, d.all = blockSet{}, true
+		d.count.Store(fewFiles)
 	}
 }
 
-// few reports whether so few files were written that a flush makes them stable one by one. They
-// must stay open till then.
-func (d *dirty) few() bool { return d.count.Load() < fewFiles }
+// gone notes that the file of a block was removed.
+func (d *dirty) gone(b int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.all {
+		d.files.remove(b)
+		d.count.Store(int64(d.files.count))
+	}
+}
+
+// keep reports whether files that are written must stay open, since a flush may make them
+// stable one by one. The system may forget, with a file that is closed, that it could not be
+// written back; the file system remembers.
+func (d *dirty) keep() bool { return !d.syncsAll || d.count.Load() < fewFiles }
 
 // dir notes that a name in a folder has come or gone.
 func (d *dirty) dir(n node) {
@@ -91,15 +114,22 @@ func (d *dirty) dir(n node) {
 	d.dirs[n] = struct{}{}
 }
 
+// changes are what is dirty at the end of a period.
+type changes struct {
+	period int64
+	files  blockSet
+	all    bool
+	dirs   map[node]struct{}
+}
+
 // take hands over all that is dirty.
-func (d *dirty) take() (files blockSet, many bool, dirs map[node]struct{}) {
+func (d *dirty) take() changes {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.flushes.Add(1)
 	d.count.Store(0)
-	files, many, dirs = d.files, d.many, d.dirs
-	d.files, d.many, d.dirs, d.flushing = blockSet{}, false, nil, dirs
-	return files, many, dirs
+	c := changes{d.flushes.Add(1), d.files, d.all, d.dirs}
+	d.files, d.all, d.dirs, d.flushing = blockSet{}, false, nil, d.dirs
+	return c
 }
 
 // flushed ends what take began.
@@ -133,36 +163,43 @@ func (d *dirty) leaves(first, last node) []node {
 	return list
 }
 
-const (
-	fewFiles  = 16      // files and folders that are made stable one by one, at most
-	mostFiles = 1 << 16 // files that are listed, where the file system can be made stable at once
-)
+// fewFiles is how many files and folders are made stable one by one, at most, where the file
+// system can be made stable at once. With more of them they need not be listed.
+const fewFiles = 16
 
 // Flush implements block.Flusher. It cannot be interrupted: what it has begun it must
 // end, for the next one would not know.
 func (t *Tree) Flush(context.Context) error {
-	files, many, dirs := t.dirty.take()
+	c := t.dirty.take()
 	defer t.dirty.flushed()
-	all := many || files.count+len(dirs) > fewFiles
-	for b := range files.all {
-		// The system may have forgotten, with a file that was closed, that it could
-		// not be written back. The file system remembers.
-		all = all || !t.cache.has(b)
-	}
-	if all && t.dirty.syncsAll {
+	if t.dirty.syncsAll && t.needsAll(c) {
 		return t.syncAll()
 	}
-	for b := range files.all {
+	for b := range c.files.all {
 		if err := t.syncFile(b); err != nil {
 			return err
 		}
 	}
-	for n := range dirs {
+	for n := range c.dirs {
 		if err := t.syncDir(n); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// needsAll reports whether there is too much to make it stable one by one, or a file has been
+// closed since it was written.
+func (t *Tree) needsAll(c changes) bool {
+	if c.all || c.files.count+len(c.dirs) > fewFiles {
+		return true
+	}
+	for b := range c.files.all {
+		if t.cache.noted(b) != c.period {
+			return true
+		}
+	}
+	return false
 }
 
 // syncFile makes the file of a block stable, if it still has one.
@@ -201,9 +238,10 @@ func (t *Tree) syncAll() error {
 	return nil
 }
 
-// stable makes blocks stable, from first to last, and the folders on the way to them.
+// stable makes blocks stable, from first to last, which have just been written, and the
+// folders on the way to them.
 func (t *Tree) stable(first, last int64) error {
-	if last-first >= fewFiles && t.dirty.syncsAll {
+	if t.dirty.syncsAll && (last-first >= fewFiles || t.wasClosed(first, last)) {
 		if err := t.syncAll(); err != nil {
 			return fmt.Errorf("%w: %w", block.ErrNotStable, err)
 		}
@@ -221,6 +259,17 @@ func (t *Tree) stable(first, last int64) error {
 		}
 	}
 	return nil
+}
+
+// wasClosed reports whether the file of a block, from first to last, has been closed since it
+// was written.
+func (t *Tree) wasClosed(first, last int64) bool {
+	for b := first; b <= last; b++ {
+		if t.cache.noted(b) == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // stableDir makes a folder stable, and those on the way to it, as far as they

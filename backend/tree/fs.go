@@ -54,6 +54,7 @@ type system struct {
 	config Config // with all functions
 	root   *os.File
 	now    now
+	mounts mounts
 }
 
 func newSystem(c Config) *system {
@@ -98,6 +99,9 @@ func (s *system) ReadDir(name string, add func(string)) error {
 		return err
 	}
 	defer f.Close()
+	if err := s.note(f); err != nil {
+		return err
+	}
 	for {
 		names, err := f.Readdirnames(fan)
 		for _, n := range names {
@@ -128,7 +132,7 @@ func (s *system) SyncDir(name string) error {
 }
 
 // SyncAll implements FS.
-func (s *system) SyncAll() error { return syncAll(s.root) }
+func (s *system) SyncAll() error { return s.syncAll() }
 
 // SyncsAll implements FS.
 func (s *system) SyncsAll() bool { return syncsAll }
@@ -137,4 +141,4 @@ func (s *system) SyncsAll() bool { return syncsAll }
 func (s *system) Instance(size int64) string { return instance(s.root, size) }
 
 // Close implements FS. It gives up the lock.
-func (s *system) Close() error { return s.root.Close() }
+func (s *system) Close() error { return errors.Join(s.mounts.close(), s.root.Close()) }

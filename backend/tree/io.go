@@ -78,7 +78,7 @@ func (t *Tree) read(b int64, p []byte, at int64) error {
 
 // WriteAt implements block.Writer.
 func (t *Tree) WriteAt(ctx context.Context, p []byte, off int64, f block.Flags) error {
-	err := each(ctx, off, int64(len(p)), func(b, at, i, end int64) error { return t.write(b, p[i:end], at) })
+	err := each(ctx, off, int64(len(p)), func(b, at, i, end int64) error { return t.write(b, p[i:end], at, f) })
 	if err == nil && t.mustBeStable(f) {
 		err = t.stable(off>>blockBits, (off+int64(len(p))-1)>>blockBits)
 	}
@@ -88,8 +88,9 @@ func (t *Tree) WriteAt(ctx context.Context, p []byte, off int64, f block.Flags) 
 // mustBeStable tells whether a change must be stable when it returns.
 func (t *Tree) mustBeStable(f block.Flags) bool { return f&block.FUA != 0 || t.config.Sync }
 
-func (t *Tree) write(b int64, p []byte, at int64) error {
-	if t.tryWrite(b, p, at) { // it takes less
+func (t *Tree) write(b int64, p []byte, at int64, f block.Flags) error {
+	// It takes less, but may close the file, and then nobody tells of what becomes of it.
+	if !t.mustBeStable(f) && t.tryWrite(b, p, at) {
 		return nil
 	}
 	done, err := t.rewrite(b, p, at)
@@ -299,6 +300,7 @@ func (t *Tree) remove(b int64) error {
 	if err := t.fs.Remove(t.file(b)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("tree: remove a block: %w", err)
 	}
+	t.dirty.gone(b)
 	t.dirty.dir(leaf(b))
 	return t.known.with(leaf(b), func(c *children) { c.remove(b & (fan - 1)) })
 }

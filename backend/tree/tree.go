@@ -38,9 +38,10 @@
 // # Durability
 //
 // A flush makes stable the files that were written since the last one, and the
-// folders in which names have come or gone. When there are many of them, and the
-// system can, it makes the whole file system stable at once. A write with FUA makes its
-// own files and their folders stable.
+// folders in which names have come or gone. When there are many of them, or one of the
+// files has been closed meanwhile, and the system can, it makes the whole file system stable
+// at once (all of them, if folders of the tree are mount points, or links that lead
+// elsewhere). A write with FUA makes its own files and their folders stable.
 //
 // Trimming and zeroing remove files. Folders are never removed.
 package tree

@@ -93,7 +93,10 @@ func (c *Conn) Close() error {
 	}
 	c.in.wake()
 	c.out.wake()
-	c.SetDeadline(time.Time{}) // stops the timers
+	// This stops the timers. And who locks c.mu from here on sees that c is closed: so
+	// happened does not tell the kernel about fd when that may be another one already.
+	c.limit(&c.in, time.Time{})
+	c.limit(&c.out, time.Time{})
 	c.done()
 	return nil
 }
@@ -109,6 +112,13 @@ func (c *Conn) CloseWrite() error {
 
 // Read reads what is there, waiting for the first byte.
 func (c *Conn) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		if err := c.use(); err != nil {
+			return 0, c.error("read", err)
+		}
+		c.done()
+		return 0, nil
+	}
 	n, lingered := 0, false
 	err := c.do(&c.in, "recvfrom", func(fd int) (err error) {
 		n, _, err = unix.Recvfrom(fd, p, unix.MSG_DONTWAIT)
@@ -122,7 +132,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	switch {
 	case err != nil:
 		return 0, c.error("read", err)
-	case n == 0 && len(p) > 0:
+	case n == 0:
 		return 0, io.EOF
 	}
 	return n, nil

@@ -5,12 +5,14 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/net/nettest"
+	"golang.org/x/sys/unix"
 )
 
 // pair returns two ends of a connection of TCP, of which the first is a Conn.
@@ -221,6 +223,124 @@ func TestSeats(t *testing.T) {
 	}
 	if lobby.taken.Load() != 0 {
 		t.Error("they were not given back")
+	}
+}
+
+// hung returns a lounge that nobody has used.
+func hung(t *testing.T) *lounge {
+	t.Helper()
+	l := new(lounge)
+	if err := l.hang(); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// Whoever sits finds the ticker at work: it starts when a seat is taken, not before, and does not
+// stop while one is.
+func TestTicker(t *testing.T) {
+	l := hung(t)
+	l.taken.Store(1<<seats - 1)
+	if l.sit() >= 0 || l.runs.Load() {
+		t.Error("it was started for nobody")
+	}
+	l.rise(3)
+	if l.sit() != 3 || !l.runs.Load() {
+		t.Error("it does not run for one who sits")
+	}
+	l.taken.Store(0)
+	for l.runs.Load() { // ends when nobody comes
+		runtime.Gosched()
+	}
+	l = hung(t)
+	l.runs.Store(true)
+	l.taken.Store(1)
+	l.stop()
+	if !l.runs.Load() {
+		t.Error("it has stopped while somebody sits")
+	}
+	l.taken.Store(0)
+	l = hung(t)
+	if p := (patience{}); l.crowded(&p) || !l.runs.Load() {
+		t.Error("it does not run for one who counts")
+	}
+}
+
+// The bell rings for who is late, and nobody else; and what was meant for another is passed over.
+func TestBells(t *testing.T) {
+	l := hung(t)
+	rings := func(seat int) bool {
+		fds := []unix.PollFd{{Fd: int32(l.bells[seat]), Events: unix.POLLIN}}
+		n, _ := unix.Poll(fds, 0)
+		return n == 1
+	}
+	l.runs.Store(true) // not by itself
+	for range 4 {
+		l.sit()
+	}
+	l.rise(3)
+	l.tick.Store(2)
+	l.since[1].Store(1)
+	l.ring()
+	for seat, want := range []bool{true, false, true, false} {
+		if rings(seat) != want {
+			t.Errorf("the bell of seat %d rings: %t", seat, !want)
+		}
+	}
+	c, far := pair(t)
+	if l.wait(0, c.fd) || rings(0) {
+		t.Error("who was late stays, or the bell rings on")
+	}
+	l.rise(2)
+	if seat := l.sit(); seat != 2 {
+		t.Fatalf("seat %d", seat)
+	}
+	came := make(chan bool)
+	go func() { came <- l.wait(2, c.fd) }()
+	for rings(2) {
+		runtime.Gosched()
+	}
+	far.Write([]byte("x"))
+	if !<-came {
+		t.Error("sent away by a bell that rang for another")
+	}
+}
+
+// Nothing is left of the deadlines of a connection that is closed.
+func TestCloseTimers(t *testing.T) {
+	c, _ := pair(t)
+	c.SetDeadline(time.Now().Add(time.Hour))
+	c.Close()
+	if c.in.timer.Stop() || c.out.timer.Stop() {
+		t.Error("a timer goes on")
+	}
+}
+
+// A deadline of the wall clock stays when the clock is set back, and the timer comes too early.
+func TestEarlyTimer(t *testing.T) {
+	c, _ := pair(t)
+	c.SetReadDeadline(time.Now().Add(time.Hour))
+	c.in.timer.Stop()
+	c.pass(&c.in)
+	if c.in.expired.Load() || !c.in.timer.Stop() {
+		t.Error("the deadline was forgotten, or has passed")
+	}
+	c.SetReadDeadline(time.Time{})
+	c.pass(&c.in)
+	if c.in.expired.Load() || c.in.timer.Stop() {
+		t.Error("there is a deadline that was taken back")
+	}
+}
+
+// Nothing is read at once.
+func TestReadNothing(t *testing.T) {
+	c, _ := pair(t)
+	if n, err := c.Read(nil); n != 0 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	c.Close()
+	if _, err := c.Read(nil); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("of a closed one: %v", err)
 	}
 }
 

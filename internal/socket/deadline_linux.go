@@ -49,12 +49,18 @@ func (c *Conn) limit(s *side, t time.Time) error {
 	return nil
 }
 
-// pass is called by the timer, maybe late, when there is another deadline.
+// pass is called by the timer, maybe late, when there is another deadline; or too early, if
+// the deadline is one of the wall clock, which has been set back.
 func (c *Conn) pass(s *side) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !s.until.IsZero() && time.Until(s.until) <= 0 {
-		s.expired.Store(true)
-		s.wake()
+	if s.until.IsZero() {
+		return
 	}
+	if left := time.Until(s.until); left > 0 {
+		s.timer.Reset(left)
+		return
+	}
+	s.expired.Store(true)
+	s.wake()
 }

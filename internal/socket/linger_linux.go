@@ -23,7 +23,7 @@ const (
 // ticker sends away those who stay for too long.
 type lounge struct {
 	open  func() error
-	bell  int           // an eventfd, which all look at
+	bells [seats]int    // an eventfd for each seat
 	taken atomic.Uint32 // a bit for each seat
 	since [seats]atomic.Uint32
 	tick  atomic.Uint32
@@ -36,12 +36,24 @@ type lounge struct {
 
 var lobby = func() *lounge {
 	l := new(lounge)
-	l.open = sync.OnceValue(func() (err error) {
-		l.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-		return os.NewSyscallError("eventfd2", err)
-	})
+	l.open = sync.OnceValue(l.hang)
 	return l
 }()
+
+// hang hangs up the bells.
+func (l *lounge) hang() error {
+	for i := range l.bells {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			for _, fd := range l.bells[:i] {
+				unix.Close(fd)
+			}
+			return os.NewSyscallError("eventfd2", err)
+		}
+		l.bells[i] = fd
+	}
+	return nil
+}
 
 // sit takes a seat. It is below 0 if there is none.
 func (l *lounge) sit() int {
@@ -53,6 +65,7 @@ func (l *lounge) sit() int {
 		}
 		if l.taken.CompareAndSwap(t, t|1<<i) {
 			l.since[i].Store(l.tick.Load())
+			l.enter() // with the seat taken: the ticker looks at that when it has stopped
 			return i
 		}
 	}
@@ -82,28 +95,31 @@ func (l *lounge) run() {
 	defer t.Stop()
 	for idle := 0; idle < ticksAtRest; {
 		<-t.C
-		l.silence() // who was late may have left for another reason
 		l.tick.Add(1)
 		l.crowd.Store(l.deep.Swap(0))
-		for i := range seats {
-			if l.late(i) {
-				unix.Write(l.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // a number that is not 0, in any byte order
-				break
-			}
-		}
+		l.ring()
 		if idle++; l.asked.Swap(false) || l.taken.Load() != 0 {
 			idle = 0
 		}
 	}
-	l.runs.Store(false)
-	if l.asked.Load() {
-		l.enter()
+	l.stop()
+}
+
+// ring sends away who is late.
+func (l *lounge) ring() {
+	for i, bell := range l.bells {
+		if l.late(i) {
+			unix.Write(bell, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // a number that is not 0, in any byte order
+		}
 	}
 }
 
-func (l *lounge) silence() {
-	var b [8]byte
-	unix.Read(l.bell, b[:])
+// stop ends the ticker, unless somebody has come who believed that it ran.
+func (l *lounge) stop() {
+	l.runs.Store(false)
+	if l.asked.Load() || l.taken.Load() != 0 {
+		l.enter()
+	}
 }
 
 // patience is how much a Conn lingers. It belongs to the reader.
@@ -139,7 +155,6 @@ func (c *Conn) linger(deep bool) bool {
 	if l.open() != nil {
 		return false
 	}
-	l.enter()
 	if deep && l.crowded(&c.patience) {
 		return false
 	}
@@ -160,6 +175,7 @@ func (c *Conn) linger(deep bool) bool {
 
 // crowded counts a Conn with a deep queue, and reports whether there are too many.
 func (l *lounge) crowded(p *patience) bool {
+	l.enter()
 	if now := l.tick.Load(); p.counted != now {
 		p.counted = now
 		l.deep.Add(1)
@@ -167,10 +183,10 @@ func (l *lounge) crowded(p *patience) bool {
 	return int(l.crowd.Load()) > runtime.GOMAXPROCS(0)
 }
 
-// wait waits until fd can be read (true), or for too long. Whoever is late and hears the
-// bell silences it; if that keeps it from others, it rings again at the next tick.
+// wait waits until fd can be read (true), or for too long. The bell may still ring for whoever
+// had the seat before.
 func (l *lounge) wait(seat, fd int) bool {
-	fds := [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(l.bell), Events: unix.POLLIN}}
+	fds := [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(l.bells[seat]), Events: unix.POLLIN}}
 	for {
 		_, err := unix.Ppoll(fds[:], nil, nil)
 		switch {
@@ -179,8 +195,11 @@ func (l *lounge) wait(seat, fd int) bool {
 			return false
 		case fds[0].Revents != 0:
 			return true
-		case l.late(seat):
-			l.silence()
+		}
+		late := l.late(seat)
+		var b [8]byte
+		unix.Read(l.bells[seat], b[:]) // silences it
+		if late {
 			return false
 		}
 	}
