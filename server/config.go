@@ -76,10 +76,15 @@ type Export struct {
 	// Origin is the caller's own, to find again what it made an export of. See
 	// [Server.Exports].
 	Origin     any
-	RequireTLS bool     // SELECTIVETLS: this export only over TLS
-	Allow      *Rules   // nil lets everybody in
-	NotListed  bool     // leave it out of NBD_OPT_LIST
-	Aliases    []string // further names, not listed: "" makes it the default export
+	RequireTLS bool   // SELECTIVETLS: this export only over TLS
+	Allow      *Rules // nil lets everybody in
+	// AllowNow, if it is not nil, is asked in place of Allow for each client that comes by a
+	// network and wants the export, or a list. It may take its time, and may be called
+	// concurrently. Allow then says only what it was when the export was described, so that
+	// a reload can tell what has changed.
+	AllowNow  func() *Rules
+	NotListed bool     // leave it out of NBD_OPT_LIST
+	Aliases   []string // further names, not listed: "" makes it the default export
 }
 
 // TLSMode is how the server treats TLS. proto.md, "Server-side requirements".

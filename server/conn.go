@@ -309,10 +309,14 @@ func (s *Server) open(ctx context.Context, p handshake.Peer, name string, maxPay
 // exports that demand TLS, see proto.md, "Option types", NBD_OPT_LIST.
 func (s *Server) list(p handshake.Peer) []proto.ServerReply {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	exports := make([]*Export, len(s.order))
+	for i, e := range s.order {
+		exports[i] = e.cfg
+	}
+	s.mu.Unlock()
 	var all []proto.ServerReply
-	for _, e := range s.order {
-		if x := e.cfg; !x.NotListed && x.Allow.Allows(p.Addr) && (!x.RequireTLS || p.TLS != nil) {
+	for _, x := range exports {
+		if !x.NotListed && (!x.RequireTLS || p.TLS != nil) && x.allows(p.Addr) {
 			all = append(all, proto.ServerReply{Export: x.Name, Description: x.Description})
 		}
 	}

@@ -127,6 +127,8 @@ func (s *Server) begin(ctx context.Context, l *lease, c Client, renew bool) erro
 func (s *Server) admit(ctx context.Context, c Client, name string) (*lease, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var asked *Export // whose rules were asked
+	allowed := false
 	for {
 		e := s.names[name]
 		switch {
@@ -134,7 +136,11 @@ func (s *Server) admit(ctx context.Context, c Client, name string) (*lease, erro
 			return nil, fmt.Errorf("%w", handshake.ErrShutdown)
 		case e == nil:
 			return nil, s.refused(c, name, "there is no such export", handshake.ErrUnknown)
-		case !e.cfg.Allow.Allows(c.Addr):
+		case e.cfg != asked:
+			asked = e.cfg
+			s.unlocked(func() { allowed = asked.allows(c.Addr) })
+			continue
+		case !allowed:
 			return nil, s.refused(c, name, "the address is not allowed", handshake.ErrUnknown)
 		case e.cfg.RequireTLS && c.TLS == nil:
 			return nil, s.refused(c, name, "the export demands TLS", handshake.ErrTLSRequired)
@@ -154,6 +160,13 @@ func (s *Server) admit(ctx context.Context, c Client, name string) (*lease, erro
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// unlocked calls f without s.mu, which the caller holds.
+func (s *Server) unlocked(f func()) {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	f()
 }
 
 // take counts a client in. The caller holds s.mu.

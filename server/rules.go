@@ -98,6 +98,15 @@ func (r *Rules) Allows(addr net.Addr) bool {
 	return false
 }
 
+// allows tells whether a client at addr may use x. No lock may be held: AllowNow may look at
+// a file.
+func (x *Export) allows(addr net.Addr) bool {
+	if x.AllowNow == nil || new(Rules).Allows(addr) { // who has no address to compare always may
+		return x.Allow.Allows(addr)
+	}
+	return x.AllowNow().Allows(addr)
+}
+
 // addressOf returns the IP address of addr in the form that rules have: IPv4
 // as IPv4, without a zone.
 func addressOf(addr net.Addr) (netip.Addr, bool) {

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"nbd.example/nbd/handshake"
 )
 
 func TestParseRules(t *testing.T) {
@@ -95,6 +97,42 @@ func TestRulesAllow(t *testing.T) {
 				t.Errorf("Allows(%v) = %v", tt.addr, got)
 			}
 		})
+	}
+}
+
+// TestAllowNow: the rules are asked for each client that has an address, and nobody else
+// waits for the answer.
+func TestAllowNow(t *testing.T) {
+	d := newDisk()
+	asked, answer := make(chan struct{}), make(chan *Rules)
+	x := &Export{Name: "a", Open: d.open, AllowNow: func() *Rules {
+		asked <- struct{}{}
+		return <-answer
+	}}
+	s := newServer(t, Config{Exports: []*Export{x}, AllowList: true}, d)
+	for _, r := range []*Rules{mustRules(t, "10.0.0.1"), {}, nil} {
+		go func() {
+			<-asked
+			s.Exports() // meanwhile
+			answer <- r
+		}()
+		p := connect(t, s, tcpAddr("10.0.0.1"))
+		if r != nil && len(r.Prefixes) == 0 {
+			p.refused("a", handshake.ErrUnknown)
+			p.abort()
+		} else {
+			p.use("a").leave()
+		}
+		go func() {
+			<-asked
+			answer <- r
+		}()
+		p = connect(t, s, tcpAddr("10.0.0.1"))
+		all, err := p.c.List(testContext(t))
+		if want := r.Allows(tcpAddr("10.0.0.1")); err != nil || len(all) == 1 != want {
+			t.Errorf("%v: listed %v, %v", r, all, err)
+		}
+		p.abort()
 	}
 }
 

@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"nbd.example/nbd/block"
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/kernel/kerneltest"
-	"nbd.example/nbd/block"
 	"nbd.example/nbd/server"
 	"nbd.example/nbd/supervise/sock"
 )

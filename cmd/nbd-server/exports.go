@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net"
 	"os"
@@ -19,7 +18,6 @@ import (
 	"nbd.example/nbd/chain"
 	"nbd.example/nbd/chain/core"
 	"nbd.example/nbd/internal/nbdconf"
-	"nbd.example/nbd/internal/opener"
 	"nbd.example/nbd/proto"
 	"nbd.example/nbd/server"
 )
@@ -143,7 +141,7 @@ func (p *program) export(x *nbdconf.Export) (*server.Export, error) {
 		return nil, fmt.Errorf("%s: exportname: %w", x.Where("exportname"), err)
 	}
 	p.warnOfCache(x, src)
-	rules, err := p.rules(x)
+	list, err := p.newAccess(x)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +152,10 @@ func (p *program) export(x *nbdconf.Export) (*server.Export, error) {
 	o := &opening{p: p, x: x}
 	e := &server.Export{
 		Name: x.Name, Origin: x, Open: o.open, Settings: o.settings(src), ReadOnly: x.ReadOnly, Rotational: x.Rotational, Hide: hidden(x),
-		Tap: tap, MaxConnections: x.MaxConnections, IdleTimeout: time.Duration(x.Timeout) * time.Second, RequireTLS: x.ForceTLS, Allow: rules,
+		Tap: tap, MaxConnections: x.MaxConnections, IdleTimeout: time.Duration(x.Timeout) * time.Second, RequireTLS: x.ForceTLS,
+	}
+	if list != nil {
+		e.Allow, e.AllowNow = list.rules, list.now
 	}
 	virtual, commands := x.Virtual().Expands(x.ExportName), x.PreRun != "" || x.PostRun != ""
 	switch {
@@ -211,33 +212,6 @@ func hidden(x *nbdconf.Export) (f proto.TransmissionFlags) {
 		f |= proto.FlagSendTrim
 	}
 	return f
-}
-
-// maxRules bounds a list of addresses, in bytes.
-const maxRules = 16 << 20
-
-// rules reads the list of an export's clients. Only a file that does not exist
-// lets everybody in: one that cannot be read must not.
-func (p *program) rules(x *nbdconf.Export) (*server.Rules, error) {
-	if x.AuthFile == "" {
-		return nil, nil
-	}
-	if info, err := p.env.open.Stat(x.AuthFile); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
-		// Opening it would wait for somebody to write, and a reload with it.
-		return nil, fmt.Errorf("%s: authfile: %s is a pipe; it must be a regular file", x.Where("authfile"), x.AuthFile)
-	}
-	text, err := opener.ReadFile(p.env.open, x.AuthFile, maxRules)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: authfile: %w", x.Where("authfile"), err)
-	}
-	rules, err := server.ParseRules(strings.NewReader(string(text)), x.AuthFile)
-	if err != nil {
-		return nil, fmt.Errorf("%s: authfile: %w", x.Where("authfile"), err)
-	}
-	return rules, nil
 }
 
 // opening is all that decides what the device of an export is.

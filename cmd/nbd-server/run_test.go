@@ -135,6 +135,36 @@ func TestCheckConfig(t *testing.T) {
 	}
 }
 
+// TestSyncReaches: the key sync reaches what the other keys make of an export. Of a tree nobody
+// can see from outside whether it is obeyed; its own tests show that.
+func TestSyncReaches(t *testing.T) {
+	for keys, want := range map[string]bool{
+		"exportname = /tree\ntreefiles = true\nfilesize = 65536\nsync = true": true,
+		"exportname = /tree\ntreefiles = true\nfilesize = 65536":              false,
+		"exportname = /parts\nmultifile = true\nsync = true":                  true,
+		"exportname = /parts\nmultifile = true":                               false,
+		"exportname = file:/f | offset:512\nsync = true":                      true,
+	} {
+		dir := t.TempDir()
+		p := parsed(t, dir, "-C", write(t, dir, "c.conf", "[generic]\n[e]\n"+keys+"\n"))
+		conf, problems, err := p.load()
+		if err != nil || len(problems) > 0 {
+			t.Fatal(err, problems)
+		}
+		src, err := p.source(conf.Exports[0], nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec, err := refine(src.spec, conf.Exports[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, args := spec.Backend(); args.Bool("sync") != want {
+			t.Errorf("%s: served as %s", keys, spec)
+		}
+	}
+}
+
 // TestAuthFile: a missing list lets everybody in, an empty one nobody, and one
 // that cannot be understood is an error.
 func TestAuthFile(t *testing.T) {
@@ -153,6 +183,8 @@ func TestAuthFile(t *testing.T) {
 // TestAddresses: what the configuration says holds; the command line is added.
 func TestAddresses(t *testing.T) {
 	for _, c := range []struct{ generic, operand, want string }{
+		{"oldstyle = true\n[e]\nlistenaddr = 127.0.0.2", "", "tcp||10809 tcp|127.0.0.2|2000(e)"},
+		{"oldstyle = true\nlistenaddr = ::1\n[e]\nlistenaddr = 127.0.0.2, 127.0.0.3", "", "tcp|::1|10809 tcp|127.0.0.2|2000(e) tcp|127.0.0.3|2000(e)"},
 		{"listen = 127.0.0.1:1, unix:a, vsock:7", "", "tcp|127.0.0.1|1 unix|DIR/a| vsock||7"},
 		{"listen = :1\nport = 2", "", "tcp||1 tcp||2"},
 		{"listen = unix:@a\nunixsock = /s", "3", "unix|/s| unix|@a| tcp||3"},
@@ -181,7 +213,8 @@ func TestAddresses(t *testing.T) {
 		{"unixsock = /s", "1234", "unix|/s| tcp||1234"},
 	} {
 		dir := t.TempDir()
-		conf := write(t, dir, "c.conf", "[generic]\n"+c.generic+"\n[e]\nexportname = /e\n")
+		generic, export, _ := strings.Cut(c.generic, "[e]\n")
+		conf := write(t, dir, "c.conf", "[generic]\n"+generic+"\n[e]\nexportname = /e\n"+export+"\n")
 		if strings.Contains(c.generic, "oldstyle") {
 			write(t, dir, "c.conf", read(t, conf)+"port = 2000\n")
 		}

@@ -61,11 +61,11 @@ func must(t *testing.T, args ...string) string {
 	return out
 }
 
-// refused runs the program, which must fail, and say why.
+// refused runs the program, which must fail, and say why, and nothing else.
 func refused(t *testing.T, status int, want string, args ...string) {
 	t.Helper()
 	out, errs, got := nbd(t, args...)
-	if got != status || !strings.Contains(errs, want) {
+	if got != status || !strings.Contains(errs, want) || out != "" {
 		t.Errorf("nbd %q: status %d, want %d and %q\n%s%s", args, got, status, want, out, errs)
 	}
 }
@@ -129,9 +129,13 @@ func dial(t *testing.T, s *harness.Server, export string) *client.Conn {
 	return c
 }
 
+// printed has the commands of nbd ctl that have printed JSON.
+var printed = map[string]bool{}
+
 // list decodes what "nbd ctl … --json" prints.
 func list[T any](t *testing.T, args ...string) (v T) {
 	t.Helper()
+	printed[args[0]] = true
 	out := must(t, append([]string{"ctl", "--json"}, args...)...)
 	d := json.NewDecoder(strings.NewReader(out))
 	d.DisallowUnknownFields()
@@ -177,19 +181,84 @@ func TestCtl(t *testing.T) {
 	}
 	refused(t, 1, `there is no such connection: 999; "nbd ctl list"`, "ctl", "close", "999")
 
+	refused(t, 1, "there is no such connection: 999", "ctl", "close", "--json", "999")
+	c = dial(t, s, "a")
+	for n := 0; n != 1; n = len(conns) { // the first one may not have ended yet
+		conns = list[[]control.Connection](t, "connections")
+	}
+	if list[struct{}](t, "close", "--cut", fmt.Sprint(conns[0].ID)); c.Flush(t.Context()) == nil {
+		t.Error("the connection still serves")
+	}
+
 	ctlExports(t, s)
 
+	ctlMerge(t, s)
 	refused(t, 1, "there are no certificates", "ctl", "certs")
-	refused(t, 1, "nothing to merge", "ctl", "merge", "a")
-	image := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
+	refused(t, 1, "there are no certificates", "ctl", "certs", "--json")
+	out, _, _ := nbd(t, "__complete", "ctl", "")
+	for line := range strings.Lines(out) {
+		if name, _, ok := strings.Cut(line, "\t"); ok && name != "certs" && !printed[name] {
+			t.Errorf("nbd ctl %s was not tried with --json", name)
+		}
 	}
-	must(t, "ctl", "add", "waiting", "exportname="+image, "waitfile=true")
-	if out := must(t, "ctl", "merge", "waiting"); out != "begun; the server's log tells the end\n" {
-		t.Errorf("merge says %q", out)
+}
+
+// ctlMerge wants what was written to be in the image once it was merged, and not before.
+func ctlMerge(t *testing.T, s *harness.Server) {
+	refused(t, 1, "nothing to merge", "ctl", "merge", "a")
+	for _, name := range []string{"one", "two"} {
+		want := make([]byte, 1<<20)
+		image := harness.Image(t, t.TempDir(), "image", want)
+		must(t, "ctl", "add", name, "exportname="+image, "waitfile=true")
+		if err := dial(t, s, name).WriteAt(t.Context(), []byte(name), 70000, 0); err != nil {
+			t.Fatal(err)
+		}
+		harness.Same(t, image, want)
+		if name == "two" {
+			list[struct{}](t, "merge", name)
+		} else if out := must(t, "ctl", "merge", name); out != "begun; the server's log tells the end\n" {
+			t.Errorf("merge says %q", out)
+		}
+		for end := time.Now().Add(limit); !strings.Contains(s.Log(), "merged export="+name); {
+			if time.Now().After(end) {
+				t.Fatal("it is not merged")
+			}
+			time.Sleep(time.Millisecond) // the log is not a channel
+		}
+		copy(want[70000:], name)
+		harness.Same(t, image, want)
 	}
 	refused(t, 1, "there is no such export", "ctl", "merge", "zzz")
+}
+
+// TestCtlConnections wants to know since when a client is there, what it has read, and
+// what it waits for.
+func TestCtlConnections(t *testing.T) {
+	s, _ := serve(t, "", "[slow]\nexportname = memory:1M | delay:trim=1h\n")
+	before := time.Now()
+	c := dial(t, s, "slow")
+	connected := time.Now()
+	if err := c.ReadAt(t.Context(), make([]byte, 1536), 0); err != nil {
+		t.Fatal(err)
+	}
+	trimmed := make(chan error, 1)
+	go func() { trimmed <- c.Trim(t.Context(), 0, 4096, 0) }()
+	var x control.Connection
+	for end := time.Now().Add(limit); x.InFlight != 1 || x.Read != 1536; x = list[[]control.Connection](t, "connections")[0] {
+		if time.Now().After(end) {
+			t.Fatalf("the connection is %+v", x)
+		}
+	}
+	if x.Since.Before(before) || x.Since.After(connected) || x.Requests != 2 || x.Written != 0 {
+		t.Errorf("%+v; want it since %v to %v, and two requests", x, before, connected)
+	}
+	if out := must(t, "ctl", "connections"); !strings.Contains(out, "1.5K") {
+		t.Errorf("connections prints\n%s", out)
+	}
+	s.Kill() // it would wait for the device
+	if <-trimmed == nil {
+		t.Error("what waits for an hour has been done")
+	}
 }
 
 // ctlExports adds, changes and removes exports.
@@ -234,7 +303,9 @@ func ctlExports(t *testing.T, s *harness.Server) {
 	}
 	// The file is the truth at a reload.
 	must(t, "ctl", "add", "c", "exportname=memory:1M")
-	must(t, "ctl", "change", "a", "readonly=true")
+	if done := list[control.Changes](t, "change", "a", "readonly=true"); fmt.Sprint(done.Changed) != "[a]" {
+		t.Errorf("%+v", done)
+	}
 	s.WriteConfig(t, "control = "+os.Getenv("NBD_CONTROL"), "[a]\nexportname = memory:1M\n[d]\nexportname = memory:1M\n")
 	done := list[control.Changes](t, "reload")
 	if fmt.Sprint(done.Added, done.Removed, done.Changed) != "[d] [c] [a]" {
@@ -242,6 +313,10 @@ func ctlExports(t *testing.T, s *harness.Server) {
 	}
 	if out := must(t, "ctl", "reload"); out != "nothing has changed\n" {
 		t.Errorf("reload prints %q", out)
+	}
+	list[control.Changes](t, "add", "e", "exportname=memory:1M")
+	if done := list[control.Changes](t, "remove", "e"); fmt.Sprint(done.Removed) != "[e]" {
+		t.Errorf("%+v", done)
 	}
 	s.WriteConfig(t, "", "[a]\nexportname = memory:1M\nreadonly = perhaps\n")
 	refused(t, 1, `"perhaps" is not a boolean`, "ctl", "reload")
@@ -279,6 +354,7 @@ func TestCtlTLS(t *testing.T) {
 		}
 	}
 	must(t, "ctl", "certs")
+	list[struct{}](t, "certs")
 	if err := old.Flush(t.Context()); err != nil {
 		t.Errorf("the old connection: %v", err)
 	}

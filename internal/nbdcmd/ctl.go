@@ -45,7 +45,7 @@ An export that is changed or removed may have clients. They stay, until they lea
   nbd ctl list --json`,
 	}
 	c.PersistentFlags().StringVarP(&x.socket, "socket", "s", "", "the `PATH` of the server's control socket (default $"+socketVariable+", or "+DefaultSocket+")")
-	c.PersistentFlags().BoolVar(&x.json, "json", false, "print JSON")
+	c.PersistentFlags().BoolVar(&x.json, "json", false, "print JSON; what has nothing to tell prints {}, and errors stay text")
 	return group(c, x.status(), x.list(), x.connections(), x.close(), x.add(), x.change(), x.remove(), x.reload(), x.certs(), x.merge())
 }
 
@@ -63,13 +63,29 @@ func (x *ctl) do(cmd *cobra.Command, r control.Request, result any, table func()
 	switch {
 	case result == nil:
 	case x.json:
-		e := json.NewEncoder(cmd.OutOrStdout())
-		e.SetIndent("", "  ")
-		return e.Encode(result)
+		return printJSON(cmd, result)
 	default:
 		table()
 	}
 	return nil
+}
+
+// done ends a command that has no result, with a line for people, or none.
+func (x *ctl) done(cmd *cobra.Command, text string) error {
+	switch {
+	case x.json: // whoever reads JSON wants some
+		return printJSON(cmd, struct{}{})
+	case text == "":
+		return nil
+	}
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), text)
+	return err
+}
+
+func printJSON(cmd *cobra.Command, v any) error {
+	e := json.NewEncoder(cmd.OutOrStdout())
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }
 
 // explain says what to do about an error of the server.
@@ -152,7 +168,10 @@ func (x *ctl) close() *cobra.Command {
 				}
 				errs = append(errs, x.do(cmd, r, nil, nil))
 			}
-			return errors.Join(errs...)
+			if err := errors.Join(errs...); err != nil {
+				return err
+			}
+			return x.done(cmd, "")
 		}),
 		ValidArgsFunction: x.complete(control.OpConnections),
 	}
@@ -291,7 +310,10 @@ func (x *ctl) certs() *cobra.Command {
 		Use: "certs", Short: "read keys and certificates again", Args: cobra.NoArgs,
 		Long: `Has the server read the files of its key, its certificate and its authorities again, for new connections. Nothing else of the configuration is read.`,
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
-			return x.do(cmd, control.Request{Op: control.OpCerts}, nil, nil)
+			if err := x.do(cmd, control.Request{Op: control.OpCerts}, nil, nil); err != nil {
+				return err
+			}
+			return x.done(cmd, "")
 		}),
 	})
 }
@@ -301,11 +323,10 @@ func (x *ctl) merge() *cobra.Command {
 		Use: "merge NAME", Short: "merge what an export with waitfile has collected", Args: cobra.ExactArgs(1),
 		Long: `Merges the changes that an export with waitfile has collected into what it stands before, as SIGUSR1 does for all exports. Clients are served meanwhile; the command does not wait for the end, which the server's log tells.`,
 		RunE: runs(func(cmd *cobra.Command, args []string) error {
-			if err := x.do(cmd, control.Request{Op: control.OpMerge, Export: args[0]}, nil, nil); err != nil || x.json {
+			if err := x.do(cmd, control.Request{Op: control.OpMerge, Export: args[0]}, nil, nil); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "begun; the server's log tells the end")
-			return err
+			return x.done(cmd, "begun; the server's log tells the end")
 		}),
 		ValidArgsFunction: x.complete(control.OpList),
 	})

@@ -116,7 +116,7 @@ The export for swap should be a disk or a file that is opened past the page cach
 
 var exportKeys = []Key{
 	{Name: "authfile", Kind: String, field: func(_ *Generic, x *Export) any { return &x.AuthFile },
-		Help: `A file of those who may use the export: on each line an address or a network in CIDR form; what follows a # is a comment. If the file does not exist, everybody may; if it is empty, nobody. It is read at the start and on SIGHUP. Clients on a unix socket have no address and are let in: there the rights of the socket decide.`},
+		Help: `A file of those who may use the export: on each line an address or a network in CIDR form; what follows a # is a comment. If the file does not exist, everybody may; if it is empty, nobody. It is looked at for each client, and read anew when it has changed; who is connected stays so. While a file that has changed cannot be read or has a line that is no address, nobody is let in, and the log says why; at the start, and on SIGHUP, that is an error of the configuration. The server's user must be able to read it. Clients on a unix socket have no address and are let in: there the rights of the socket decide.`},
 	{Name: "copyonwrite", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.CopyOnWrite },
 		Help: `Each connection writes to a diff of its own, which is gone when the connection ends. The file itself is never written.`},
 	{Name: "cowdir", Kind: String, Default: "the folder of the file", field: func(_ *Generic, x *Export) any { return &x.COWDir },
@@ -154,7 +154,7 @@ The reference has false as its default.`},
 
 On Windows the shell is cmd.exe (/D /S /C), in the root folder of the system's drive; %%NAME%% there is what the environment has, run_user can name nobody but the server's own account, letters that are not ASCII may be logged wrongly, and what is ended gets no warning.
 
-While it runs the client waits, and the time counts for no other limit. If the client hangs up (on Windows, that is not noticed), the command is ended, with all that it has started.
+While it runs the client waits, and the time counts for no other limit. If the client hangs up, the command is ended, with all that it has started.
 
 An export with prerun or postrun is opened for the first of its connections and closed behind the last, so that its file may be made and removed by these commands. Should the process that runs the commands end, another one is started; where that is not possible, since the server is not root any more and run_user names somebody else, the clients of these exports are refused.`},
 	{Name: "prerun_timeout", Kind: Int, Default: "600", field: func(_ *Generic, x *Export) any { return &x.PreRunTimeout },

@@ -32,7 +32,14 @@ type Session struct {
 	signals chan os.Signal
 	ready   chan struct{}
 	once    sync.Once
-	events  *eventlog.Log // nil if there is no event log
+	events  events // nil if there is no event log
+}
+
+// events is what an event log takes, by *eventlog.Log.
+type events interface {
+	Info(id uint32, text string) error
+	Warning(id uint32, text string) error
+	Error(id uint32, text string) error
 }
 
 // Signals gives what the manager wants: syscall.SIGTERM to end, syscall.SIGHUP to
@@ -43,19 +50,20 @@ func (s *Session) Signals() <-chan os.Signal { return s.signals }
 func (s *Session) Ready() { s.once.Do(func() { close(s.ready) }) }
 
 // Log writes a line to the event log. One that is lost cannot be reported anywhere.
-func (s *Session) Log(level slog.Level, line []byte) {
+func (s *Session) Log(level slog.Level, line []byte) { s.write(level, line) }
+
+func (s *Session) write(level slog.Level, line []byte) error {
 	if s.events == nil {
-		return
+		return nil
 	}
 	text := strings.TrimSuffix(string(line), "\n")
 	switch {
 	case level >= slog.LevelError:
-		s.events.Error(eventID, text)
+		return s.events.Error(eventID, text)
 	case level >= slog.LevelWarn:
-		s.events.Warning(eventID, text)
-	default:
-		s.events.Info(eventID, text)
+		return s.events.Warning(eventID, text)
 	}
+	return s.events.Info(eventID, text)
 }
 
 // Run is called by a program that the manager has started as the service name. It
@@ -82,9 +90,9 @@ type handler struct {
 // Execute runs the service from start to end.
 func (h *handler) Execute(_ []string, requests <-chan svc.ChangeRequest, changes chan<- svc.Status) (ownCode bool, code uint32) {
 	s := &Session{signals: make(chan os.Signal, 4), ready: make(chan struct{})}
-	if events, err := eventlog.Open(h.name); err == nil {
-		s.events = events
-		defer events.Close()
+	if log, err := eventlog.Open(h.name); err == nil {
+		s.events = log
+		defer log.Close()
 	}
 	done := make(chan int, 1)
 	go func() { done <- h.main(s) }()

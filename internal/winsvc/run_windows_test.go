@@ -1,6 +1,8 @@
 package winsvc
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"syscall"
@@ -8,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/windows/svc"
+	"golang.org/x/sys/windows/svc/eventlog"
 )
 
 // limit ends a test that hangs.
@@ -140,3 +143,61 @@ func TestFailedStart(t *testing.T) {
 
 // TestNoEventLog: without one, lines are lost, and nothing else.
 func TestNoEventLog(t *testing.T) { new(Session).Log(slog.LevelError, []byte("lost")) }
+
+// levels are all that the event log tells apart, and what Windows calls them.
+var levels = map[slog.Level]string{
+	slog.LevelDebug: "information", slog.LevelInfo: "information", slog.LevelWarn: "warning", slog.LevelError: "error",
+}
+
+// heard is an event log that remembers, and is full then.
+type heard []string
+
+var errFull = errors.New("the event log is full")
+
+func (h *heard) hear(kind string, id uint32, text string) error {
+	if len(*h) > 0 {
+		return errFull
+	}
+	*h = append(*h, fmt.Sprintf("%s %d %s", kind, id, text))
+	return nil
+}
+
+func (h *heard) Info(id uint32, text string) error    { return h.hear("information", id, text) }
+func (h *heard) Warning(id uint32, text string) error { return h.hear("warning", id, text) }
+func (h *heard) Error(id uint32, text string) error   { return h.hear("error", id, text) }
+
+// TestEvents: each line becomes an event of its level, with the number that EventCreate.exe
+// has a text for.
+func TestEvents(t *testing.T) {
+	for level, kind := range levels {
+		var h heard
+		s := &Session{events: &h}
+		if s.Log(level, []byte("some text\n")); len(h) != 1 || h[0] != kind+" 1 some text" {
+			t.Errorf("%v is logged as %q", level, h)
+		}
+		if err := s.write(level, []byte("more\n")); err != errFull {
+			t.Errorf("%v: the error of the event log is %v", level, err)
+		}
+	}
+}
+
+// TestEventLog has the system's event log take them. There they cannot be read again: wine keeps
+// nothing.
+func TestEventLog(t *testing.T) {
+	const source = "nbd-event-test"
+	if err := eventlog.InstallAsEventCreate(source, eventlog.Error|eventlog.Warning|eventlog.Info); err != nil {
+		t.Fatal(err)
+	}
+	defer eventlog.Remove(source)
+	log, err := eventlog.Open(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	s := &Session{events: log}
+	for level, kind := range levels {
+		if err := s.write(level, []byte("a test of level "+kind+"\n")); err != nil {
+			t.Errorf("%v: %v", level, err)
+		}
+	}
+}

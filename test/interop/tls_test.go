@@ -169,6 +169,28 @@ func TestTLSVersions(t *testing.T) {
 	}
 }
 
+// TestTLSPriority: what tlsprio says of versions holds for whoever connects.
+func TestTLSPriority(t *testing.T) {
+	t.Parallel()
+	testgate.Requires(t, testgate.Program("qemu-img"))
+	dir := harness.Dir(t)
+	k := newKeys(t, dir)
+	for only, other := range map[string]string{"1.3": "1.2", "1.2": "1.3"} {
+		s := harness.Start(t, harness.Config{
+			TCP:     true,
+			Generic: "force_tls = true\ntlsprio = NORMAL:-VERS-TLS-ALL:+VERS-TLS" + only + "\n" + harness.ServerLines(k.server, k.ca),
+			Exports: section("disk", "memory:4M"),
+		})
+		info := func(version string) []string {
+			return append([]string{"info"}, qemuKeys(s, "disk", k.client, "NORMAL:-VERS-ALL:+VERS-TLS"+version)...)
+		}
+		harness.Run(t, "qemu-img", info(only)...)
+		harness.Refused(t, "qemu-img", info(other)...)
+		// The server chooses what both speak.
+		harness.Run(t, "qemu-img", append([]string{"info"}, qemuKeys(s, "disk", k.client, "NORMAL:-VERS-ALL:+VERS-TLS1.2:+VERS-TLS1.3")...)...)
+	}
+}
+
 // TestTLSUpload writes through TLS, with several connections.
 func TestTLSUpload(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package wine
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -40,13 +41,36 @@ func (c *console) refuses(t *testing.T, export string) {
 	}
 }
 
+// forsakes asks for an export, hangs up once what its prerun starts listens, and wants that to
+// be ended long before its limit of ten minutes.
+func (c *console) forsakes(t *testing.T, export, started string) {
+	t.Helper()
+	ctx, hangUp := context.WithCancel(t.Context())
+	defer hangUp()
+	refused := make(chan error, 1)
+	go func() {
+		conn, err := client.Dial(ctx, c.uri(export), nil)
+		if err == nil {
+			conn.Close()
+		}
+		refused <- err
+	}()
+	c.AwaitListening("tcp", started)
+	hangUp()
+	if <-refused == nil {
+		t.Errorf("%s is served", export)
+	}
+	c.says(t, "client gone before its export was ready")
+}
+
 // TestCommands: prerun makes the file before it is opened and postrun removes it, a
-// prerun that fails refuses the client, and one that takes too long is ended.
+// prerun that fails refuses the client, and one that takes too long is ended, as is one whose
+// client has gone.
 func TestCommands(t *testing.T) {
 	windows(t)
 	dir := harness.Dir(t)
 	harness.Image(t, dir, "template", harness.Random(8, mib))
-	late := harness.FreePort(t)
+	late, forsaken := harness.FreePort(t), harness.FreePort(t)
 	exports := fmt.Sprintf(`[made]
 exportname = DIR/made-%%s
 prerun = copy "DIR/template" "%%s" >nul&& echo made "%%s" as %%%%NBD_FILE%%%% of %%%%NBD_EXPORT%%%% for %%%%NBD_CLIENT%%%%
@@ -59,7 +83,10 @@ postrun = echo x> DIR/wrong
 exportname = memory:1M
 prerun = "SERVER" -C "DIR/none" 127.0.0.1:%d "DIR/template"& echo x> DIR/wrong
 prerun_timeout = 3
-`, late)
+[forsaken]
+exportname = memory:1M
+prerun = "SERVER" -C "DIR/none" 127.0.0.1:%d "DIR/template"& echo x> DIR/wrong
+`, late, forsaken)
 	exports = strings.NewReplacer("DIR/", quoted(path(dir)+`\`), "SERVER", quoted(path(server(t)))).Replace(exports)
 	c := start(t, exports)
 
@@ -84,6 +111,12 @@ prerun_timeout = 3
 	if conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(late))); err == nil {
 		conn.Close()
 		t.Error("what a command has started goes on behind its limit")
+	}
+	started := net.JoinHostPort("127.0.0.1", strconv.Itoa(forsaken))
+	c.forsakes(t, "forsaken", started)
+	if conn, err := net.Dial("tcp", started); err == nil {
+		conn.Close()
+		t.Error("what a command has started goes on, though its client has gone")
 	}
 	c.end(t)
 	if _, err := os.Stat(filepath.Join(dir, "wrong")); !os.IsNotExist(err) {

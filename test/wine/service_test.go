@@ -167,5 +167,25 @@ func TestService(t *testing.T) {
 	if out, err := s.command("reg", "query", key).CombinedOutput(); err == nil {
 		t.Errorf("the source of the event log is still there: %q", out)
 	}
+	starts(t, s, dir)
 	refused("run", "only the service manager can run it", "--", "-C", "config")
+}
+
+// starts looks at how services are started: with the system, or by hand.
+func starts(t *testing.T, s *system, dir string) {
+	t.Helper()
+	const name = "nbd-starts"
+	defer service(t, s, dir, "remove", "--name", name)
+	for start, args := range map[string][]string{"0x2": {"-C", "config"}, "0x3": {"--manual", "-C", "config"}} {
+		if out, err := service(t, s, dir, append([]string{"install", "--name", name}, args...)...); err != nil {
+			t.Fatalf("%v, %s", err, out)
+		}
+		out, err := s.command("reg", "query", `HKLM\SYSTEM\CurrentControlSet\Services\`+name, "/v", "Start").CombinedOutput()
+		if words := strings.Fields(string(out)); err != nil || len(words) == 0 || words[len(words)-1] != start {
+			t.Errorf("installed with %q, it starts by %q, %v; want %s", args, out, err, start)
+		}
+		if out, err := service(t, s, dir, "remove", "--name", name); err != nil {
+			t.Fatalf("%v, %s", err, out)
+		}
+	}
 }

@@ -272,13 +272,12 @@ func (c *corpus) visit(t *testing.T) {
 		c.found(t, c.uri(name), nil, size, flags)
 	}
 	for _, d := range c.does["tcp"] {
-		uri := func(name string) string { return fmt.Sprintf("nbd://127.0.0.1:%d/%s", c.ports["10809"], name) }
 		if name, ok := strings.CutPrefix(d, "refused "); ok {
-			c.refused(t, uri(name))
+			c.refused(t, c.tcp(name))
 			continue
 		}
 		name, size, flags := c.want(d)
-		c.found(t, uri(name), nil, size, flags)
+		c.found(t, c.tcp(name), nil, size, flags)
 	}
 	for _, d := range c.does["refused"] {
 		c.refused(t, c.uri(d))
@@ -303,6 +302,11 @@ func (c *corpus) visit(t *testing.T) {
 		}
 		conn.Close()
 	}
+	for _, d := range c.does["there"] {
+		if info, err := os.Stat(c.path(d)); err != nil || info.Size() == 0 {
+			t.Errorf("%s is not there, or empty: %v", d, err)
+		}
+	}
 	for d, want := range before {
 		if !bytes.Equal(read(t, c.path(d)), want) {
 			t.Errorf("%s was written to", d)
@@ -321,6 +325,11 @@ func (c *corpus) want(d string) (name string, size int64, flags []string) {
 
 func (c *corpus) uri(export string) string {
 	return harness.UnixURI(c.path("/run/nbd.sock"), export)
+}
+
+// tcp names an export at the port of the file.
+func (c *corpus) tcp(export string) string {
+	return fmt.Sprintf("nbd://127.0.0.1:%d/%s", c.ports["10809"], export)
 }
 
 func dial(t *testing.T, uri string, cfg *client.Config) *client.Conn {

@@ -20,6 +20,7 @@
 //	#: blind NAME SIZE             an export that can be written, but not read
 //	#: oldstyle PORT SIZE FLAGS    what an antique client finds on a port
 //	#: untouched PATH              the file is the same after a client has written
+//	#: there PATH                  a file is there, with something in it, once a client has written
 //	#: gone PATH                   the file is not there any more
 //	#: warns TEXT                  a warning; there must be no others
 //	#: reference no                the reference does otherwise, and is not asked

@@ -45,8 +45,15 @@ func TestSync(t *testing.T) {
 	dir := harness.Dir(t)
 	const stable = 0o10000 // O_DSYNC
 	var text strings.Builder
-	for name, key := range map[string]string{"plain": "", "sync": "sync = true\n", "chain": "sync = true\n"} {
+	for name, key := range map[string]string{
+		"plain": "", "sync": "sync = true\n", "chain": "sync = true\n", "parts": "multifile = true\n", "parts-sync": "multifile = true\nsync = true\n",
+	} {
 		file := filepath.Join(dir, name)
+		if strings.HasPrefix(name, "parts") {
+			if err := os.WriteFile(file+".0", make([]byte, 8192), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if err := os.WriteFile(file, make([]byte, 8192), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -56,13 +63,17 @@ func TestSync(t *testing.T) {
 		fmt.Fprintf(&text, "[%s]\nexportname = %s\n%s", name, file, key)
 	}
 	s := harness.StartIn(t, dir, harness.Config{Exports: text.String()})
-	for name, want := range map[string]bool{"plain": false, "sync": true, "chain": true} {
+	for name, want := range map[string]bool{"plain": false, "sync": true, "chain": true, "parts": false, "parts-sync": true} {
 		c := dial(t, s.URI(name), nil)
 		if err := c.WriteAt(t.Context(), []byte("stable"), 0, 0); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		c.Close()
-		all := openFlags(t, s.PID(), filepath.Join(dir, name))
+		file := filepath.Join(dir, name)
+		if strings.HasPrefix(name, "parts") {
+			file += ".0"
+		}
+		all := openFlags(t, s.PID(), file)
 		if len(all) == 0 {
 			t.Errorf("%s: the server does not have the file open", name)
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -402,10 +403,10 @@ func TestAllKeys(t *testing.T) {
 	shown := map[string]string{}
 	for test, keys := range map[string]string{
 		"test/interop TestNbdinfo":                   "exportname readonly flush fua trim rotational",
-		"test/interop TestReferenceList":             "allowlist",
+		"test/interop TestNbdinfoList":               "allowlist",
 		"test/interop TestTLS":                       "certfile keyfile cacertfile",
 		"test/interop TestTLSMixed":                  "force_tls",
-		"test/interop TestTLSVersions":               "tlsprio",
+		"test/interop TestTLSPriority":               "tlsprio",
 		"test/interop TestTransactionLog":            "transactionlog datalog",
 		"test/interop/configs TestKeysByOthers":      "copyonwrite temporary filesize multifile treefiles maxconnections authfile",
 		"test/interop/configs TestDiffs":             "cowdir sparse_cow",
@@ -415,23 +416,26 @@ func TestAllKeys(t *testing.T) {
 		"test/interop/configs TestVirtStyle":         "virtstyle",
 		"test/interop/configs TestCommands":          "prerun postrun",
 		"test/interop/configs TestCommandLimits":     "prerun_timeout postrun_timeout",
-		"test/interop/configs TestRunUser":           "run_user user group",
+		"test/interop/configs TestRunUser":           "run_user",
 		"test/interop/configs TestTimeout":           "timeout",
-		"test/interop/configs TestOldstyleClients":   "oldstyle port listenaddr",
+		"test/interop/configs TestOldstyleClients":   "oldstyle",
 		"test/interop/configs TestWaitFile":          "waitfile",
 		"test/interop/configs TestListeners":         "listen",
 		"test/interop/configs TestTLSOnly":           "tlsonly",
 		"test/interop/configs TestKeysWithoutEffect": "splice sdp",
-		"cmd/nbd-server TestTCPRules":                "listenaddr port",
+		"cmd/nbd-server TestAddresses":               "listenaddr port",
+		"cmd/nbd-server TestUser":                    "user group",
 		"cmd/nbd-server TestDualListen":              "unixsock duallisten",
 		"cmd/nbd-server TestControlSocket":           "control",
 		"test/vm/scenarios swap-beside":              "swap",
 	} {
-		if dir, name, _ := strings.Cut(test, " "); !sourceSays(t, dir, name) {
-			t.Errorf("there is no test %s in %s", name, dir)
-		}
+		dir, name, _ := strings.Cut(test, " ")
+		text := sourceOf(t, dir, name)
 		for _, k := range strings.Fields(keys) {
 			shown[k] = test
+			if !regexp.MustCompile(`\b` + k + `\b`).MatchString(text) {
+				t.Errorf("%s says nothing of the key %s", test, k)
+			}
 		}
 	}
 	for _, k := range keyNames() {
@@ -446,18 +450,39 @@ func TestAllKeys(t *testing.T) {
 	}
 }
 
-// sourceSays tells whether the sources in a folder have a test, or a scenario, of that name.
-func sourceSays(t *testing.T, dir, name string) bool {
+// tests finds the functions that are tests, with their comments.
+var tests = regexp.MustCompile(`(?ms)(^//[^\n]*\n)*^func Test\w+\(.*?^}$`)
+
+// sourceOf returns the text of a test, or of the folder of a scenario, and that of what it may
+// write configurations with, but of no other test: helpers, the harness, files of testdata.
+func sourceOf(t *testing.T, dir, name string) string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join("../../..", dir, "*.go"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("%s: %d files, %v", dir, len(files), err)
-	}
 	word := "func " + name + "("
 	if !strings.HasPrefix(name, "Test") {
 		word = `"` + name + `"`
 	}
-	return slices.ContainsFunc(files, func(file string) bool { return bytes.Contains(read(t, file), []byte(word)) })
+	var said strings.Builder
+	found := false
+	for _, pattern := range []string{dir + "/*.go", dir + "/testdata/*.conf", "test/harness/*.go"} {
+		files, err := filepath.Glob(filepath.Join("../../..", pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text := string(read(t, file))
+			found = found || strings.Contains(text, word)
+			said.WriteString(tests.ReplaceAllStringFunc(text, func(one string) string {
+				if strings.Contains(one, word) {
+					return one
+				}
+				return ""
+			}))
+		}
+	}
+	if !found {
+		t.Errorf("there is no test %s in %s", name, dir)
+	}
+	return strings.ReplaceAll(said.String(), `\n`, "\n")
 }
 
 // TestManual: every key that the manual of nbd-server 3.24 has is one of ours, for the same

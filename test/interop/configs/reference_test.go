@@ -81,14 +81,21 @@ func (c *corpus) byReference(t *testing.T, f func()) {
 	f()
 }
 
-// awaitSocket waits until somebody listens on the unix socket.
+// awaitSocket waits until somebody listens on the unix socket, and, if clients come by TCP,
+// on the port.
 func (c *corpus) awaitSocket(t *testing.T) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; {
 		conn, err := net.Dial("unix", c.path("/run/nbd.sock"))
 		if err == nil {
 			conn.Close()
-			return
+			if c.does["tcp"] == nil {
+				return
+			}
+			if conn, err = net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", c.ports["10809"])); err == nil {
+				conn.Close()
+				return
+			}
 		}
 		if time.Now().After(end) {
 			t.Fatalf("the reference does not listen: %v", err)
@@ -123,17 +130,28 @@ func (c *corpus) awaitFree(t *testing.T) {
 	}
 }
 
-// look notes what a client finds.
+// look notes what a client finds, by the unix socket and by TCP.
 func (c *corpus) look(t *testing.T, all map[string]string) {
 	t.Helper()
-	for _, d := range c.does["export"] {
-		name, _, _ := c.want(d)
-		conn := dial(t, c.uri(name), &client.Config{Contexts: []string{}})
+	see := func(as, uri string) {
+		conn := dial(t, uri, &client.Config{Contexts: []string{}})
 		style := "read-write"
 		if strings.Contains(conn.Export().Flags.String(), "READ_ONLY") {
 			style = "read-only"
 		}
-		all[name] = sizeText(conn.Size()) + ", " + style
+		all[as] = sizeText(conn.Size()) + ", " + style
 		conn.Close()
+	}
+	for _, d := range c.does["export"] {
+		name, _, _ := c.want(d)
+		see(name, c.uri(name))
+	}
+	for _, d := range c.does["tcp"] {
+		if name, ok := strings.CutPrefix(d, "refused "); ok {
+			c.refused(t, c.tcp(name))
+			continue
+		}
+		name, _, _ := c.want(d)
+		see(name+" by TCP", c.tcp(name))
 	}
 }

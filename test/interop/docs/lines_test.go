@@ -40,9 +40,14 @@ func TestSideBySide(t *testing.T) {
 func sideBySide(t *testing.T, p *page, theirs, ours string) {
 	words := strings.Fields(ours)
 	switch words[0] {
-	case "nbd-client": // attaching needs a kernel's module; that is tested elsewhere
+	case "nbd-client":
 		if _, err := clientflags.Parse(words[1:]); err != nil {
 			t.Error(err)
+		}
+		if words[1] == "-l" {
+			listed(t, theirs, ours)
+		} else if !strings.Contains(ours, "/dev/nbd0") { // the page says so
+			t.Errorf("only what needs a kernel's device is not tried here: %s", ours)
 		}
 		return
 	case "nbd-server":
@@ -74,6 +79,35 @@ func sideBySide(t *testing.T, p *page, theirs, ours string) {
 	}
 }
 
+// listed has a client list the exports of a server on this machine, by ours and by the peer's
+// program.
+func listed(t *testing.T, theirs, ours string) {
+	p := newPlace(t)
+	port := p.here("10809")
+	p.write("config", "[generic]\nlistenaddr = 127.0.0.1\nport = "+port+"\nallowlist = true\n[disk]\nexportname = memory:1M\n[other disk]\nexportname = memory:1M\n")
+	proc := harness.Spawn(t, nil, harness.PlainBinary(t), "-n", "-C", filepath.Join(p.dir, "config"))
+	proc.AwaitListening("tcp", "127.0.0.1:"+port)
+	words := append(strings.Fields(ours)[1:], port) // it is another one than the default
+	for name, out := range map[string]string{
+		"ours": harness.Run(t, harness.Tool(t, "nbd-client"), words...), "theirs": p.peerLists(theirs),
+	} {
+		if out != "" && (!strings.Contains(out, "disk\n") || !strings.Contains(out, "other disk")) {
+			t.Errorf("%s lists\n%s", name, out)
+		}
+	}
+	proc.Stop()
+}
+
+// peerLists returns what the peer's program prints, or nothing if it is not there.
+func (p *place) peerLists(line string) string {
+	words := strings.Fields(p.here(line))
+	if testgate.Find(words[0]) == "" {
+		return ""
+	}
+	out := harness.Run(p.t, words[0], words[1:]...)
+	return strings.ReplaceAll(out, "'", "\n")
+}
+
 // serve runs a server's line and returns how many bytes it serves.
 func (p *place) serve(pg *page, line string) int64 {
 	p.t.Helper()
@@ -100,7 +134,9 @@ func (p *place) serve(pg *page, line string) int64 {
 	if !slices.Contains(words, "-n") {
 		words = append(words, "-n") // the background is another test's
 	}
-	proc := harness.Spawn(p.t, nil, harness.PlainBinary(p.t), words[1:]...)
+	// The shell brings it to where relative paths begin, and is it then.
+	words = append([]string{"-c", `cd "$0" && exec "$@"`, p.dir, harness.PlainBinary(p.t)}, words[1:]...)
+	proc := harness.Spawn(p.t, nil, "sh", words...)
 	size := p.size(proc, line, secure)
 	proc.Stop()
 	return size

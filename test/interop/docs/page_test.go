@@ -147,15 +147,13 @@ func (p *place) certificates() (client string) {
 }
 
 var (
-	paths    = regexp.MustCompile(`(^|[\s=:,])/(srv|etc|run|dev/sdb1)\b`)
-	numbers  = regexp.MustCompile(`\b(10809|10810|2000)\b`)
-	relative = regexp.MustCompile(` srv/`)
+	paths   = regexp.MustCompile(`(^|[\s=:,])/(srv|etc|run|dev/sdb1)\b`)
+	numbers = regexp.MustCompile(`\b(10809|10810|2000)\b`)
 )
 
 // here puts a line into this place: paths below its folder, and free ports.
 func (p *place) here(line string) string {
 	line = paths.ReplaceAllString(line, "${1}"+p.dir+"/$2")
-	line = relative.ReplaceAllString(line, " "+p.dir+"/srv/")
 	return numbers.ReplaceAllStringFunc(line, func(n string) string {
 		if p.ports[n] == "" {
 			p.ports[n] = fmt.Sprint(harness.FreePort(p.t))
