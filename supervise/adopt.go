@@ -149,7 +149,7 @@ func (s *Supervisor) adopt(ctx context.Context, old *State) (*Device, error) {
 	st.Spec, st.Process, st.Control, st.Connections = *spec, s.self, s.controlPath(), nil
 	d := s.newDevice(st, targets, local)
 	<-d.detaching // nobody gets it before it has its keeper
-	defer d.detaching.give()
+	defer d.detaching.Give()
 	if err := s.keep(ctx, d); err != nil {
 		d.end(err, Released, false)
 		return nil, fmt.Errorf("adopt %s: %w", old.Device, err)

@@ -199,20 +199,20 @@ func (s *Supervisor) attach(ctx context.Context, spec *Spec, targets []*target, 
 		d.slots = append(d.slots, d.slotFor(p))
 	}
 	<-d.detaching // nobody gets it before it has its keeper
-	defer d.detaching.give()
-	err = d.limit(ctx, maxPayload(peers[0]))
-	if err == nil {
-		err = s.keep(ctx, d)
+	defer d.detaching.Give()
+	kept := s.keep(ctx, d)
+	if err = kept; err == nil {
+		d.recordNow(ctx) // should this process be killed, the next one knows what to keep
+		err = d.limit(ctx, maxPayload(peers[0]))
 	}
 	if err != nil {
 		d.unlimit(ctx)
 		s.cfg.Kernel.Disconnect(context.WithoutCancel(ctx), d.index)
-		d.end(err, Gone, false)
+		d.end(err, Gone, kept == nil)
 		return nil, fmt.Errorf("attach: %w", err)
 	}
 	d.learn(ctx, asked)
-	d.update(func(*State) {})
-	s.worker.Flush(ctx)
+	d.recordNow(ctx)
 	d.start(false)
 	d.log.Info("attached", "server", peers[0].from.name, "size", st.Size, "block_size", st.BlockSize, "connections", len(peers), "identifier", st.Identifier)
 	return d, nil

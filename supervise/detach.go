@@ -18,10 +18,10 @@ import (
 // If ctx ends before the kernel has let go, it is no longer kept either, unless nothing
 // was done yet.
 func (d *Device) Detach(ctx context.Context, force bool) error {
-	if err := d.detaching.take(ctx); err != nil {
+	if err := d.detaching.Take(ctx); err != nil {
 		return fmt.Errorf("detach %s: somebody else detaches it, or all devices are being passed on: %w", d.st.Device, err)
 	}
-	defer d.detaching.give()
+	defer d.detaching.Give()
 	if d.Err() != nil {
 		return fmt.Errorf("detach %s: %w", d.st.Device, d.Err())
 	}

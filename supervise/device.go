@@ -7,46 +7,11 @@ import (
 	"sync"
 	"time"
 
+	"nbd.example/nbd/internal/tasks"
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/supervise/relay"
 	"nbd.example/nbd/supervise/sock"
 )
-
-// turn is a lock for which one waits no longer than one may. It holds one while it is free.
-type turn chan struct{}
-
-func newTurn() turn {
-	t := make(turn, 1)
-	t <- struct{}{}
-	return t
-}
-
-// take waits for the turn, for as long as ctx allows.
-func (t turn) take(ctx context.Context) error {
-	select {
-	case <-t:
-		return nil
-	default:
-	}
-	select {
-	case <-t:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// tryTake takes the turn if it is free.
-func (t turn) tryTake() bool {
-	select {
-	case <-t:
-		return true
-	default:
-		return false
-	}
-}
-
-func (t turn) give() { t <- struct{}{} }
 
 // Device is a kernel device that a Supervisor keeps. All methods may be called
 // concurrently.
@@ -61,8 +26,8 @@ type Device struct {
 	calls chan func(*keeper) // for the keeper to run
 	done  chan struct{}
 
-	detaching turn // of who detaches or releases
-	recorded  bool // the worker's: the file was written, once
+	detaching tasks.Turn // of who detaches or releases
+	recorded  bool       // the worker's: the file was written, once
 
 	mu     sync.Mutex
 	st     State // but for Connections, which are in slots
@@ -134,7 +99,7 @@ func (s *Supervisor) newDevice(st State, targets []*target, local Local) *Device
 		sup: s, index: st.Index, targets: targets, local: local, st: st,
 		log:  s.log.With("device", st.Device),
 		kick: make(chan struct{}, 1), calls: make(chan func(*keeper)), done: make(chan struct{}),
-		news: make(chan struct{}), deaths: make(chan struct{}), detaching: newTurn(),
+		news: make(chan struct{}), deaths: make(chan struct{}), detaching: tasks.NewTurn(),
 	}
 	return d
 }
@@ -189,6 +154,12 @@ func (d *Device) update(f func(*State)) {
 	d.news = make(chan struct{})
 	d.mu.Unlock()
 	d.sup.worker.Do(d, func() { d.sup.record(d) })
+}
+
+// recordNow writes the state file.
+func (d *Device) recordNow(ctx context.Context) {
+	d.update(func(*State) {})
+	d.sup.worker.Flush(ctx)
 }
 
 // nudge makes the keeper look at the sockets. It does not wait.

@@ -8,8 +8,9 @@ import (
 
 // limit lets the kernel ask for no more at a time than the server takes. The limit outlives
 // the attachment, so it is lifted again when the device is detached.
-func (d *Device) limit(ctx context.Context, most uint32) (err error) {
-	d.st.MaxRequest, d.st.MaxBefore, err = kernel.SuitRequests(ctx, d.sup.cfg.Kernel, d.index, most)
+func (d *Device) limit(ctx context.Context, most uint32) error {
+	now, before, err := kernel.SuitRequests(ctx, d.sup.cfg.Kernel, d.index, most)
+	d.update(func(st *State) { st.MaxRequest, st.MaxBefore = now, before })
 	return err
 }
 

@@ -13,10 +13,10 @@ import (
 
 // release lets go of a device, which stays attached for another process to adopt.
 func (d *Device) release(ctx context.Context, why error) error {
-	if err := d.detaching.take(ctx); err != nil {
+	if err := d.detaching.Take(ctx); err != nil {
 		return err
 	}
-	defer d.detaching.give()
+	defer d.detaching.Give()
 	d.stop()
 	return d.letGo(ctx, why)
 }
@@ -122,10 +122,10 @@ func (s *Supervisor) pause(pendingToo bool) (resume func(handed bool), err error
 func (s *Supervisor) halt(ctx context.Context) (devices []*Device, sockets []Socket, err error) {
 	devices = s.Devices()
 	for busy := takeAll(devices); busy != nil; busy = takeAll(devices) {
-		if err := busy.detaching.take(ctx); err != nil {
+		if err := busy.detaching.Take(ctx); err != nil {
 			return nil, nil, fmt.Errorf("%s is being detached: %w", busy.st.Device, err)
 		}
-		busy.detaching.give()
+		busy.detaching.Give()
 	}
 	for _, d := range devices {
 		d.stop()
@@ -139,11 +139,11 @@ func (s *Supervisor) halt(ctx context.Context) (devices []*Device, sockets []Soc
 // takeAll takes the turns of all devices, or none, and returns one that has no turn to give.
 func takeAll(devices []*Device) (busy *Device) {
 	for i, d := range devices {
-		if d.detaching.tryTake() {
+		if d.detaching.TryTake() {
 			continue
 		}
 		for _, d := range devices[:i] {
-			d.detaching.give()
+			d.detaching.Give()
 		}
 		return d
 	}
@@ -156,7 +156,7 @@ func (s *Supervisor) goOn(devices []*Device) {
 		if d.Err() == nil {
 			d.start(true)
 		}
-		d.detaching.give()
+		d.detaching.Give()
 	}
 }
 
@@ -187,7 +187,7 @@ func (s *Supervisor) handOver(ctx context.Context, pass func([]Socket) error) ([
 		if err := d.letGo(ctx, ErrHandedOver); err != nil {
 			d.log.Warn("the state file does not say that another process keeps the device now", "err", err)
 		}
-		d.detaching.give()
+		d.detaching.Give()
 	}
 	resume(true)
 	return list, nil

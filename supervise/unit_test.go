@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"nbd.example/nbd/internal/testgate"
+	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/kernel/kerneltest"
 	"nbd.example/nbd/proto"
 	"nbd.example/nbd/supervise/sock"
 	"nbd.example/nbd/uri"
@@ -192,5 +195,34 @@ func TestTimeouts(t *testing.T) {
 			h.serve(x)
 			r.awaitPhase(d, Attached)
 		}
+	}
+}
+
+// A process that is killed right after the kernel has attached a device leaves a file that
+// says so: whatever else is to be found out and set comes later.
+func TestRecordedAtOnce(t *testing.T) {
+	r, h := newRig(t), newHost(t, "unix")
+	h.serve(newDisk("one"))
+	driver := r.cfg.Kernel
+	r.cfg.Kernel = &looking{driver, func(i kernel.Index) (*kernel.Info, error) {
+		info, err := driver.Info(i)
+		if err == nil {
+			info.MaxRequest = 1 << 30 // more than the server takes
+		}
+		return info, err
+	}}
+	s := r.supervisor()
+	var found error = errors.New("nothing was limited")
+	r.k.Intercept(func(_ context.Context, op kerneltest.Op, i kernel.Index) error {
+		if op == kerneltest.OpLimitRequests {
+			_, found = readState(statePath(r.dir, i))
+		}
+		return nil
+	})
+	if _, err := s.Attach(r.ctx(), &Spec{URIs: []string{h.uri()}}); err != nil {
+		t.Fatal(err)
+	}
+	if found != nil {
+		t.Error(found)
 	}
 }

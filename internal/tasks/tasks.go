@@ -1,4 +1,5 @@
-// Package tasks does on the side what must not be waited for.
+// Package tasks is about waiting: a queue for what must not be waited for, and a turn that is
+// not waited for longer than one may.
 package tasks
 
 import (
