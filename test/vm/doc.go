@@ -54,6 +54,8 @@
 //  3. If it needs something outside of the machine, a server for example, give it a
 //     Host function, which runs before in the test itself. The machine reaches the
 //     loopback interface of the host at guest.HostAddress.
+//  4. What it measures it logs behind guest.Measured: CI shows such lines, and of all
+//     else that tests log only that of those that fail.
 //
 // What must be there after a power cut, package replay finds out from the server's
 // transaction log.

@@ -48,6 +48,7 @@ type Lab struct {
 	limit   time.Duration // of a scenario; 0 means runLimit
 	words   string        // further ones for the kernel's command line
 	memory  int           // MiB; 0 means 1024
+	cpus    int           // processors; 0 means 2
 	disk    string        // path of an image that is the machine's first disk, or ""
 	patient time.Duration // how long a machine may take to come up; 0 means bootLimit
 	machine *machine
@@ -185,12 +186,12 @@ func (l *Lab) start() (*machine, error) {
 // with two serial lines. Devices that are not named are not there: they make the start
 // slower.
 //
-// Of two processors only one runs at a time: with "thread=multi" about one start in ten
+// Of all processors only one runs at a time: with "thread=multi" about one start in ten
 // ends in an oops, since QEMU may show a processor half of an instruction that the other
 // one is patching.
 func (l *Lab) args(console string) []string {
 	args := []string{
-		"-M", "q35", "-cpu", "max", "-accel", "tcg,thread=single", "-smp", "2",
+		"-M", "q35", "-cpu", "max", "-accel", "tcg,thread=single", "-smp", strconv.Itoa(cmp.Or(l.cpus, 2)),
 		"-m", strconv.Itoa(cmp.Or(l.memory, 1024)),
 		"-nodefaults", "-display", "none", "-no-reboot",
 		"-serial", "file:" + console, "-serial", "stdio",

@@ -24,7 +24,7 @@ func TestLittleMemory(t *testing.T) {
 	dir := t.TempDir()
 	c := Contents{
 		Init: filepath.Join(dir, "init"), Server: filepath.Join(dir, "nbd-server"), Client: filepath.Join(dir, "nbd-client"),
-		Programs: programs, Files: scenarios.Files(), Applets: []string{"sh"},
+		Programs: programs, Files: scenarios.Files(), Applets: []string{"sh", "mkswap", "swapon"},
 		Modules: scenarios.LittleModules(), Options: map[string]string{"nbd": "nbds_max=1"}, Network: true,
 	}
 	for pkg, path := range map[string]string{"test/vm/init": c.Init, "cmd/nbd-server": c.Server, "cmd/nbd-client": c.Client} {

@@ -180,11 +180,18 @@ func await(ctx context.Context, so func() bool) bool {
 }
 
 // alsoIPv6 returns an address and a port by which the machine reaches the server through
-// IPv6, if this host has that, else through IPv4.
+// IPv6, if this host has that, else through IPv4. The subtest "IPv6" tells.
 func (s *station) alsoIPv6() (host string, port int) {
 	l, err := net.Listen("tcp6", "[::1]:0")
+	s.t.Run("IPv6", func(t *testing.T) {
+		testgate.Requires(t, testgate.Own("vm", func() string {
+			if err != nil {
+				return "needs IPv6 on this host: " + err.Error()
+			}
+			return ""
+		}))
+	})
 	if err != nil {
-		s.t.Logf("no IPv6 on this host: %v", err)
 		return guest.HostAddress, s.server.Port
 	}
 	s.t.Cleanup(func() { l.Close() })

@@ -42,7 +42,7 @@ func contents(t *testing.T) Contents {
 	c := Contents{
 		Init: filepath.Join(dir, "init"), Server: filepath.Join(dir, "nbd-server"), Client: filepath.Join(dir, "nbd-client"),
 		Programs: scenarios.Programs(), Files: scenarios.Files(),
-		Applets: []string{"sh"},
+		Applets: []string{"sh", "mount", "umount"},
 		Modules: modules, OnDemand: scenarios.OnDemand(), Options: options, Network: true,
 	}
 	for pkg, path := range map[string]string{"test/vm/init": c.Init, "cmd/nbd-server": c.Server, "cmd/nbd-client": c.Client} {
@@ -60,6 +60,7 @@ func runSeries(t *testing.T, name string, c Contents) {
 		t.Fatal(err)
 	}
 	lab := NewLab(t, name, k, c)
+	lab.cpus = scenarios.Processors
 	for _, s := range scenarios.Table() {
 		if runs(&s, name) {
 			t.Run(s.Name, func(t *testing.T) {
@@ -69,6 +70,7 @@ func runSeries(t *testing.T, name string, c Contents) {
 					own := c
 					own.Programs = append(slices.Clip(c.Programs), s.Programs...)
 					lab = NewLab(t, name+"-"+s.Name, k, own)
+					lab.cpus = scenarios.Processors
 				}
 				var args []string
 				if s.Host != nil {

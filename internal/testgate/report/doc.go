@@ -2,10 +2,10 @@
 //
 //	go test -json ./... | go run ./internal/testgate/report -must .ci/must-run.txt
 //
-// It prints one line for each package, everything that failing tests had to say,
-// then each skipped test with its reason, and "N passed, N failed, N skipped" at the
-// end. It fails if a test failed, if the input ends early, if no test ran, or if a
-// line of the -must file is not fulfilled.
+// It prints one line for each package, everything that failing tests had to say, of
+// those that pass the lines with "MEASURED: ", then each skipped test with its reason,
+// and "N passed, N failed, N skipped" at the end. It fails if a test failed, if the
+// input ends early, if no test ran, or if a line of the -must file is not fulfilled.
 //
 // The -must file has one line for each test, or family of tests, that must have
 // run: the package's path below the module, and a pattern for the test's name as

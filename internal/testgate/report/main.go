@@ -190,7 +190,23 @@ func (r *testRun) end(id testID, result string) {
 	case "skip":
 		r.skipped = append(r.skipped, id)
 		r.reason[id] = reasonOf(said)
+	case "pass":
+		fmt.Fprint(r.out, measured(id, said))
 	}
+}
+
+// marker stands before what a test has measured, in a line of its log.
+const marker = "MEASURED: "
+
+// measured returns the lines of a test's log that have the marker, each with its name.
+func measured(id testID, said string) string {
+	var b strings.Builder
+	for line := range strings.Lines(said) {
+		if _, what, ok := strings.Cut(line, marker); ok {
+			fmt.Fprintf(&b, "measured: %s: %s\n", id.name, strings.TrimSpace(what))
+		}
+	}
+	return b.String()
 }
 
 // complaint returns a failed test's name and the lines that it logged by itself, without

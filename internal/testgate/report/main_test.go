@@ -13,6 +13,7 @@ const good = `{"Action":"start","Package":"m/a"}
 {"Action":"run","Package":"m/a","Test":"TestX"}
 {"Action":"run","Package":"m/a","Test":"TestX/one"}
 {"Action":"output","Package":"m/a","Test":"TestX/one","Output":"    x_test.go:9: quiet\n"}
+{"Action":"output","Package":"m/a","Test":"TestX/one","Output":"    x_test.go:10: in the machine: MEASURED: 3 ms, worst 4 ms\n"}
 {"Action":"pass","Package":"m/a","Test":"TestX/one","Elapsed":0.1}
 {"Action":"run","Package":"m/a","Test":"TestX/two"}
 {"Action":"output","Package":"m/a","Test":"TestX/two","Output":"=== RUN   TestX/two\n"}
@@ -57,7 +58,7 @@ func TestReport(t *testing.T) {
 		says                     []string
 	}{
 		{name: "good", events: good, says: []string{
-			"ok  \tm/a\t0.1s\n", "  needs the program p\n      m/a TestX/two\n", "\n2 passed, 0 failed, 1 skipped\n",
+			"ok  \tm/a\t0.1s\n", "measured: TestX/one: 3 ms, worst 4 ms\n", "  needs the program p\n      m/a TestX/two\n", "\n2 passed, 0 failed, 1 skipped\n",
 		}},
 		{name: "must", events: good, must: "# list\n\na TestX/one\nb Test*\n"},
 		{name: "must, skipped", events: good, must: "a TestX/*\n", err: "must run", says: []string{"TestX/two was skipped: needs"}},

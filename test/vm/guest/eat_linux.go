@@ -111,6 +111,13 @@ func SwapOn(t *T, path string) (off func()) {
 	if _, _, e := unix.Syscall(unix.SYS_SWAPON, uintptr(unsafe.Pointer(name)), 0, 0); e != 0 {
 		t.Fatalf("swapon %s: %v", path, e)
 	}
+	return SwapOff(t, path)
+}
+
+// SwapOff returns what ends the swapping on a device. The end of the scenario does so too.
+func SwapOff(t *T, path string) (off func()) {
+	name, err := unix.BytePtrFromString(path)
+	t.Must(err, "swapoff")
 	on := true
 	off = func() {
 		if !on {

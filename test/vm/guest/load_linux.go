@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,7 +44,8 @@ type loadWriter struct {
 	worst time.Duration    // that a write took
 }
 
-// StartLoad starts n writers on the device.
+// StartLoad starts n writers on the device, each on a processor of its own as far as there
+// are so many: the kernel has a queue for each processor, and a connection for each queue.
 func StartLoad(t *T, path string, n int) *Load {
 	l := &Load{t: t, path: path, stop: make(chan struct{})}
 	for i := range n {
@@ -52,6 +54,13 @@ func StartLoad(t *T, path string, n int) *Load {
 		f := Open(t, path, os.O_RDWR|unix.O_DIRECT)
 		l.wg.Go(func() {
 			defer f.Close()
+			runtime.LockOSThread() // for ever: the thread ends with this goroutine
+			var one unix.CPUSet
+			one.Set(i % runtime.NumCPU())
+			if err := unix.SchedSetaffinity(0, &one); err != nil {
+				t.Errorf("choose a processor: %v", err)
+				return
+			}
 			l.work(f, w)
 		})
 	}

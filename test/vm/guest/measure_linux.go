@@ -9,6 +9,9 @@ import (
 	"time"
 )
 
+// Measured stands before measurements in the log of a scenario: CI shows these lines.
+const Measured = "MEASURED: "
+
 // Durations are measurements of one thing.
 type Durations []time.Duration
 

@@ -55,6 +55,11 @@ func clientForms(t *guest.T) {
 	tab := filepath.Join(t.TempDir(), "nbdtab")
 	t.Must(os.WriteFile(tab, []byte("nbd2 "+s.Socket+" disk unix,bs=1024,conns=2,timeout=20\n"), 0o600), "nbdtab")
 	port := strconv.Itoa(s.Port)
+	six := strconv.Itoa(harness.FreePort(t))
+	beside := harness.Start(t, harness.Config{
+		Generic: "listen = [::1]:" + six, Exports: "[disk]\nexportname = " + guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), 16*mib) + "\n",
+	})
+	beside.AwaitListening("tcp", "[::1]:"+six)
 	for i, line := range []string{
 		"-N disk 127.0.0.1 " + port + " /dev/nbd0",
 		"127.0.0.1 " + port + " /dev/nbd0 -name=disk -persist -timeout 10",
@@ -67,6 +72,8 @@ func clientForms(t *guest.T) {
 		"nbd://127.0.0.1:" + port + "/disk " + s.URI("disk") + " auto",
 		"127.0.0.1:" + port + " -N disk auto -i by-name",
 		s.URI("disk") + " nbd3 --no-supervise",
+		"-N disk ::1 " + six + " /dev/nbd0",
+		"nbd://[::1]:" + six + "/disk auto -C 2",
 	} {
 		out := wantClient(t, 0, "/dev/nbd", strings.Fields(line)...)
 		dev := strings.TrimSpace(out)
@@ -128,14 +135,7 @@ func clientLife(t *guest.T) {
 	wantClient(t, 4, "not gone", "wait", dev, "gone", "--timeout", "1")
 	t.Must(unix.Unmount("/mnt", 0), "unmount")
 
-	// The export grows, and the device with it.
-	t.Must(os.Truncate(image, 24*mib), "grow the image")
-	s.Kill()
-	s.Restart(t)
-	t.Await("the device grows", func() bool {
-		status, out, _ := nbdClient(t, "resize", dev)
-		return status == 0 && strings.TrimSpace(out) == strconv.Itoa(24*mib)
-	})
+	growWithout(t, s, image, dev)
 
 	// The process is replaced, the device stays.
 	f := guest.Direct(t, dev)
@@ -152,6 +152,26 @@ func clientLife(t *guest.T) {
 	wantClient(t, 0, "", "wait", dev, "gone", "--timeout", "30")
 	guest.AwaitConnections(t, s, 0)
 	s.Stop()
+}
+
+// growWithout lets the export grow while there is no server, which scripts are told of. The
+// device grows when there is one.
+func growWithout(t *guest.T, s *harness.Server, image, dev string) {
+	t.Must(os.Truncate(image, 24*mib), "grow the image")
+	s.Kill()
+	t.Await("status says that the device waits for a server", func() bool {
+		status, out, _ := nbdClient(t, "status", dev)
+		return status == 3 && strings.Contains(out, "state:       reconnecting\n")
+	})
+	s.Restart(t)
+	t.Await("status says that a server is back", func() bool {
+		status, _, _ := nbdClient(t, "status", dev)
+		return status == 0
+	})
+	t.Await("the device grows", func() bool {
+		status, out, _ := nbdClient(t, "resize", dev)
+		return status == 0 && strings.TrimSpace(out) == strconv.Itoa(24*mib)
+	})
 }
 
 // clientServe attaches a file and a copy-on-write chain without a server.

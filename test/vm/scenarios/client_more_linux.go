@@ -177,8 +177,9 @@ func roundsOf(t *guest.T, rounds int) {
 	s.Stop()
 }
 
-// zeroes clears stretches of a kept device. Where the kernel can tell the server to do so,
-// no zeroes are sent, and space is given back if that is what was asked for.
+// zeroes clears stretches of a kept device, and discards others. Where the kernel can tell
+// the server to clear, no zeroes are sent, and space is given back if that is what was
+// asked for.
 func zeroes(t *guest.T) {
 	image := guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), 32*mib)
 	s := serve(t, image)
@@ -208,6 +209,12 @@ func zeroes(t *guest.T) {
 	}
 	if able {
 		clear(data[12*mib:][:8*mib])
+	}
+	full = guest.Allocated(t, image)
+	harness.Run(t, "blkdiscard", "-o", strconv.Itoa(8*mib), "-l", strconv.Itoa(3*mib), k.Path)
+	clear(data[8*mib:][:3*mib])
+	if now := guest.Allocated(t, image); now > full-3*mib {
+		t.Errorf("3 MiB were discarded, and the image went from %d to %d bytes", full, now)
 	}
 	guest.ReadBack(t, f, data, 0)
 	f.Close()

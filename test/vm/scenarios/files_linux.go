@@ -9,7 +9,8 @@ import (
 )
 
 // fileSystems lives with each kind of file system: makes it, writes a tree of files,
-// trims, checks, and finds in the server's image what the kernel device shows.
+// trims, checks, and finds in the server's image what the kernel device shows. Then our
+// client attaches what the reference's has.
 func fileSystems(t *guest.T) {
 	for _, fs := range guest.FileSystems() {
 		image := guest.Empty(t, filepath.Join(t.TempDir(), fs.Type+".img"), fs.Least)
@@ -39,11 +40,21 @@ func fileSystems(t *guest.T) {
 		guest.SameContents(t, k.Path, image)
 		k.Detach()
 
-		k = guest.Attach{Server: s}.Do(t, 0)
-		m = fs.On(t, k.Path)
+		own := guest.Keep{URIs: []string{s.URI("disk")}, Connections: 2}.Do(t, 0)
+		m = fs.On(t, own.Path)
 		tree.Verify(t, m.Dir)
+		more := guest.WriteTree(t, filepath.Join(m.Dir, "more"), 300, 30)
+		m.Sync()
+		if fs.Trims {
+			harness.Run(t, "fstrim", m.Dir)
+		}
+		guest.DropCaches(t)
+		tree.Verify(t, m.Dir)
+		more.Verify(t, filepath.Join(m.Dir, "more"))
 		m.Unmount()
-		k.Detach()
+		fs.Check(t, own.Path)
+		guest.SameContents(t, own.Path, image)
+		own.Detach()
 		s.Stop()
 		t.Must(os.Remove(image), "remove the image")
 	}

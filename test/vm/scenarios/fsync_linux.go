@@ -54,6 +54,9 @@ func fsyncsOn(t *guest.T, fs guest.FS, cuts int) {
 		"[disk]\nexportname = %s\ntransactionlog = %s\ndatalog = true\n[marks]\nexportname = null:1E\ntransactionlog = %s\ndatalog = true\n",
 		image, log, log)})
 	k := guest.Keep{URIs: []string{s.TCPURI("nbd", "disk")}, Connections: 4}.Do(t, 0)
+	if got := k.Attr("queue/fua"); got != "1" {
+		t.Errorf("queue/fua is %q: the kernel will send no FUA", got)
+	}
 	m := fs.On(t, k.Path)
 	var writers sync.WaitGroup
 	for i := range fsyncWriters {
@@ -227,8 +230,9 @@ type cutter struct {
 // order wants an answer that makes something stable before each mark, and after the one
 // before of the same writer.
 func (c *cutter) order() {
-	if want := fsyncWriters * fsyncRecords; len(c.h.Marks) != want || c.h.Flushes == 0 {
-		c.t.Fatalf("the log has %d marks, want %d, and %d flushes", len(c.h.Marks), want, c.h.Flushes)
+	fua := len(c.h.Promises) - c.h.Flushes
+	if want := fsyncWriters * fsyncRecords; len(c.h.Marks) != want || c.h.Flushes == 0 || fua == 0 {
+		c.t.Fatalf("%s: the log has %d marks, want %d, %d flushes, and %d changes with FUA", c.fs.Type, len(c.h.Marks), want, c.h.Flushes, fua)
 	}
 	last := map[int]int{}
 	next := 0

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"time"
 
 	"nbd.example/nbd/backend/memory"
@@ -16,6 +17,7 @@ import (
 	"nbd.example/nbd/kernel/nbdioctl"
 	"nbd.example/nbd/kernel/nbdnl"
 	"nbd.example/nbd/proto"
+	"nbd.example/nbd/test/harness"
 	"nbd.example/nbd/test/vm/guest"
 )
 
@@ -149,6 +151,13 @@ func (h *held) use(dev *block.Device, seed uint64) {
 	h.Must(dev.ReadAt(h.Context(), got[:512], end), "read")
 	if !bytes.Equal(got[:512], last) {
 		h.Errorf("what was written to the end of %s is not behind it", h.i.Path())
+	}
+	const gone = 64 << 10
+	harness.Run(h.T, "blkdiscard", "-o", "8192", "-l", strconv.Itoa(gone), h.i.Path())
+	clear(first[4096:][:gone])
+	h.Must(dev.ReadAt(h.Context(), got, 4096), "read")
+	if !bytes.Equal(got, first) {
+		h.Errorf("what was discarded on %s, and nothing else, is not gone behind it", h.i.Path())
 	}
 }
 

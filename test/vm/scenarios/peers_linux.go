@@ -122,33 +122,43 @@ func usePeer(t *guest.T, name string, a guest.Keep) {
 }
 
 // overTLS keeps a device whose connections are encrypted, through restarts of the server.
-// Before, the reference's client attaches it.
 func overTLS(t *guest.T) {
-	dir := t.TempDir()
-	authority := harness.NewAuthority(t, dir, "authority")
-	certificates := authority.Issue(t, "server", "server", "localhost")
-	client := authority.Issue(t, "client", "client")
-	image := guest.Empty(t, filepath.Join(dir, "disk.img"), guest.LoadSize(loaders))
-	k := &kept{image: image}
-	k.server = harness.Start(t, harness.Config{
-		Generic: "force_tls = true\n" + harness.ServerLines(certificates, authority.CA()),
-		Exports: "[disk]\nexportname = " + image + "\n", TCP: true,
-	})
-	keys := []string{"-cacertfile", authority.CA(), "-certfile", filepath.Join(client, "client-cert.pem"), "-keyfile", filepath.Join(client, "client-key.pem")}
-	other := guest.Attach{Server: k.server, TCP: true, Args: append([]string{"-enable-tls", "-tlshostname", "localhost"}, keys...)}.Do(t, 0)
-	useAttached(t, other, image, 1)
-	other.Detach()
-	uri := k.server.TCPURI("nbds", "disk")
-	wantClient(t, 1, "certificate", "-A", filepath.Join(certificates, "ca-cert.pem"), uri, "/dev/nbd0")
-	wantClient(t, 1, "TLS", k.server.TCPURI("nbd", "disk"), "/dev/nbd0")
-	k.Keeper = guest.Keep{URIs: []string{uri}, Connections: 2, Args: append([]string{"-t", "3"}, keys...)}.Do(t, 0)
-	k.load = guest.StartLoad(t, k.Path, loaders)
+	k := keepSecret(t)
 	for range 2 {
 		k.load.Progress(20, back)
 		k.server.Kill()
 		k.server.Restart(t)
 	}
 	k.end(t)
+}
+
+// keepSecret is keep with two connections over TLS. Before, the reference's client attaches
+// the device, and ours is refused that does not trust the server.
+func keepSecret(t *guest.T) *kept {
+	dir := t.TempDir()
+	authority := harness.NewAuthority(t, dir, "authority")
+	certificates := authority.Issue(t, "server", "server", "localhost")
+	client := authority.Issue(t, "client", "client")
+	k := &kept{image: guest.Empty(t, filepath.Join(dir, "disk.img"), guest.LoadSize(loaders)), connections: 2}
+	own := harness.Dir(t)
+	k.server = harness.StartIn(t, own, harness.Config{
+		Generic: guest.Control(own) + "force_tls = true\n" + harness.ServerLines(certificates, authority.CA()),
+		Exports: "[disk]\nexportname = " + k.image + "\n", TCP: true,
+	})
+	keys := []string{"-cacertfile", authority.CA(), "-certfile", filepath.Join(client, "client-cert.pem"), "-keyfile", filepath.Join(client, "client-key.pem")}
+	other := guest.Attach{Server: k.server, TCP: true, Args: append([]string{"-enable-tls", "-tlshostname", "localhost"}, keys...)}.Do(t, 0)
+	useAttached(t, other, k.image, 1)
+	other.Detach()
+	const dev = "/dev/nbd0"
+	uri := k.server.TCPURI("nbds", "disk")
+	wantClient(t, 1, "certificate", "-A", filepath.Join(certificates, "ca-cert.pem"), uri, dev)
+	wantClient(t, 1, "TLS", k.server.TCPURI("nbd", "disk"), dev)
+	k.Keeper = guest.Keep{URIs: []string{uri}, Connections: k.connections, Args: append([]string{"-t", "3"}, keys...)}.Do(t, 0)
+	k.load = guest.StartLoad(t, k.Path, loaders)
+	k.load.Progress(20, back)
+	guest.AwaitServing(t, k.server, k.connections)
+	awaitAttached(t, k.Keeper)
+	return k
 }
 
 // times measures how long it takes to attach a device, and to be back after a server's
@@ -170,16 +180,21 @@ func times(t *guest.T) {
 			}
 			k.Detach()
 		}
-		t.Logf("request timeout %s s: attach %v; after the server's return: sent before %v, new %v", timeout, attach, sent, fresh)
+		t.Logf(guest.Measured+"request timeout %s s: attach %v; after the server's return: sent before %v, new %v", timeout, attach, sent, fresh)
 	}
 	s.Stop()
+}
+
+// awaitAttached waits until the client has done all that it does at first. The device can be
+// used before.
+func awaitAttached(t *guest.T, k *guest.Keeper) {
+	t.Await("the client has attached it", func() bool { return strings.Contains(k.Log(), "attached") })
 }
 
 // comeBack lets the server die with one request under way, and tells how long after its
 // return that one is answered, and one that was not sent before.
 func comeBack(t *guest.T, s *harness.Server, k *guest.Keeper) (sent, fresh time.Duration) {
-	// The device can be used before the program has done all that it does at first.
-	t.Await("the client has attached it", func() bool { return strings.Contains(k.Log(), "attached") })
+	awaitAttached(t, k)
 	f, g := guest.Direct(t, k.Path), guest.Direct(t, k.Path)
 	defer f.Close()
 	defer g.Close()

@@ -17,7 +17,7 @@ import (
 const back = 2 * time.Minute
 
 // loaders is how many writers work on a device while things break.
-const loaders = 3
+const loaders = Processors
 
 // kept is a device under load, kept by our client, and the server behind it.
 type kept struct {
@@ -25,36 +25,58 @@ type kept struct {
 	load   *guest.Load
 	server *harness.Server
 	image  string
+	// connections, each of which must have its share of the load in the end; 0 if the
+	// server cannot be asked.
+	connections int
 }
 
 // keep serves an image over TCP, attaches it, and starts a load. The request timeout is
 // given in seconds.
-func keep(t *guest.T, connections, timeout int, args ...string) *kept {
-	k := &kept{image: guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), guest.LoadSize(loaders))}
-	k.server = serve(t, k.image)
-	k.Keeper = guest.Keep{
-		URIs: []string{k.server.TCPURI("nbd", "disk")}, Connections: connections,
-		Args: append([]string{"-t", strconv.Itoa(timeout)}, args...),
-	}.Do(t, 0)
+func keep(t *guest.T, connections, timeout int) *kept { return keepAt(t, 0, connections, timeout) }
+
+// keepAt is keep for the kernel device of that number.
+func keepAt(t *guest.T, number, connections, timeout int) *kept {
+	image := guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), guest.LoadSize(loaders))
+	s := serveAsked(t, image)
+	return keepOf(t, number, connections, timeout, s, image, s.TCPURI("nbd", "disk"))
+}
+
+// keepOf attaches what a server has, which was made by serveAsked, and starts a load.
+func keepOf(t *guest.T, number, connections, timeout int, s *harness.Server, image string, uris ...string) *kept {
+	k := &kept{server: s, image: image, connections: connections}
+	k.Keeper = guest.Keep{URIs: uris, Connections: connections, Args: []string{"-t", strconv.Itoa(timeout)}}.Do(t, number)
 	k.load = guest.StartLoad(t, k.Path, loaders)
 	k.load.Progress(20, back)
+	guest.AwaitServing(t, s, connections)
+	awaitAttached(t, k.Keeper)
 	return k
+}
+
+// serveAsked is serve with a server that says what its connections do.
+func serveAsked(t *guest.T, exportname string, lines ...string) *harness.Server {
+	dir := harness.Dir(t)
+	return harness.StartIn(t, dir, harness.Config{
+		Generic: guest.Control(dir), Exports: strings.Join(append([]string{"[disk]", "exportname = " + exportname}, lines...), "\n") + "\n", TCP: true,
+	})
 }
 
 // end stops the load, and wants everything that was acknowledged to be on the device and,
 // after it was detached, in the image.
 func (k *kept) end(t *guest.T) {
 	k.load.Progress(20, back)
+	if k.connections > 0 {
+		guest.AwaitServing(t, k.server, k.connections)
+	}
 	k.load.Verify(k.Path)
 	k.Detach()
 	k.load.Verify(k.image)
 	k.server.Stop()
 }
 
-// restarts kills and stops the server under load, again and again.
+// restarts kills and stops the server under load, ten times.
 func restarts(t *guest.T) {
 	for _, connections := range []int{1, 4} {
-		restartsOf(t, connections, 5)
+		restartsOf(t, connections, 10)
 	}
 }
 
@@ -66,7 +88,7 @@ func manyRestarts(t *guest.T) {
 }
 
 func restartsOf(t *guest.T, connections, rounds int) {
-	k := keep(t, connections, 3)
+	k := keep(t, connections, 2)
 	for i := range rounds {
 		if i%2 == 0 {
 			k.server.Kill()
@@ -102,11 +124,8 @@ func stuckDisk(t *guest.T) {
 		loop := guest.Loop(t, guest.Empty(t, filepath.Join(t.TempDir(), "back.img"), size), 512)
 		name := "disk" + strconv.Itoa(connections)
 		disk := guest.Mapper(t, name, "0 "+strconv.FormatInt(size/512, 10)+" linear "+loop+" 0")
-		k := &kept{image: loop}
-		k.server = serve(t, disk, "sync = true")
-		k.Keeper = guest.Keep{URIs: []string{k.server.TCPURI("nbd", "disk")}, Connections: connections, Args: []string{"-t", "2"}}.Do(t, 0)
-		k.load = guest.StartLoad(t, k.Path, loaders)
-		k.load.Progress(20, back)
+		s := serveAsked(t, disk, "sync = true")
+		k := keepOf(t, 0, connections, 2, s, loop, s.TCPURI("nbd", "disk"))
 		for range 2 {
 			before := k.deaths()
 			guest.Suspend(t, name)
@@ -120,25 +139,35 @@ func stuckDisk(t *guest.T) {
 
 // dropped loses every packet between the two for a while. Neither end is told.
 func dropped(t *guest.T) {
-	k := keep(t, 2, 5)
+	one, four := keepAt(t, 0, 1, 5), keepAt(t, 1, 4, 5)
 	guest.LosePackets(t, "lo", 30*time.Second)
-	k.end(t)
+	one.end(t)
+	four.end(t)
 }
 
 // moved lets another server, elsewhere, take over the image, and give it back.
 func moved(t *guest.T) {
+	movedTo(t, 1, "", "")
+	port := strconv.Itoa(harness.FreePort(t))
+	movedTo(t, 4, "listen = [::1]:"+port+"\n", "nbd://[::1]:"+port+"/disk")
+}
+
+// movedTo does it with a server that has a further line of configuration, at a URI; if that
+// is empty, at its unix socket.
+func movedTo(t *guest.T, connections int, line, uri string) {
 	image := guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), guest.LoadSize(loaders))
 	elsewhere := harness.Dir(t)
-	k := &kept{image: image, server: serve(t, image)}
-	k.Keeper = guest.Keep{
-		URIs: []string{k.server.TCPURI("nbd", "disk"), harness.UnixURI(filepath.Join(elsewhere, "sock"), "disk")},
-		Args: []string{"-t", "3"},
-	}.Do(t, 0)
-	k.load = guest.StartLoad(t, k.Path, loaders)
-	k.load.Progress(20, back)
+	if uri == "" {
+		uri = harness.UnixURI(filepath.Join(elsewhere, "sock"), "disk")
+	}
+	s := serveAsked(t, image)
+	k := keepOf(t, 0, connections, 3, s, image, s.TCPURI("nbd", "disk"), uri)
 	k.server.Kill()
-	other := harness.StartIn(t, elsewhere, harness.Config{Exports: "[disk]\nexportname = " + image + "\n"})
+	other := harness.StartIn(t, elsewhere, harness.Config{
+		Generic: guest.Control(elsewhere) + line, Exports: "[disk]\nexportname = " + image + "\n",
+	})
 	k.load.Progress(20, back)
+	guest.AwaitServing(t, other, connections)
 	other.Stop()
 	k.server.Restart(t)
 	k.end(t)
@@ -151,23 +180,34 @@ func crashedClient(t *guest.T) {
 		k := keep(t, connections, 3)
 		k.Process.Kill()
 		k.load.Progress(20, back)
-		k.Process = harness.Spawn(t, nil, guest.ClientPath, "supervisor", "-n")
-		t.Await("the next process keeps the device", func() bool {
-			_, out, _ := nbdClient(t, "list", "--json")
-			return strings.Contains(out, `"kept": true`)
-		})
-		for range 2 {
-			k.server.Kill()
-			k.server.Restart(t)
-			k.load.Progress(20, back)
-		}
-		k.load.Verify(k.Path)
-		wantClient(t, 0, "", "detach", k.Path)
-		k.Gone()
-		k.Process.Stop()
-		k.load.Verify(k.image)
-		k.server.Stop()
+		k.takeOver(t)
 	}
+	// With TLS the connections end with the process. What was begun waits for the next one.
+	k := keepSecret(t)
+	k.Process.Kill()
+	k.takeOver(t)
+}
+
+// takeOver has another process keep the device, and ends as end does.
+func (k *kept) takeOver(t *guest.T) {
+	k.Process = harness.Spawn(t, nil, guest.ClientPath, "supervisor", "-n")
+	t.Await("the next process keeps the device", func() bool {
+		_, out, _ := nbdClient(t, "list", "--json")
+		return strings.Contains(out, `"kept": true`)
+	})
+	for range 2 {
+		k.load.Progress(20, back)
+		k.server.Kill()
+		k.server.Restart(t)
+	}
+	k.load.Progress(20, back)
+	guest.AwaitServing(t, k.server, k.connections)
+	k.load.Verify(k.Path)
+	wantClient(t, 0, "", "detach", k.Path)
+	k.Gone()
+	k.Process.Stop()
+	k.load.Verify(k.image)
+	k.server.Stop()
 }
 
 // badSectorKept reads a sector that cannot be read, on a device that is kept: that is an

@@ -34,10 +34,10 @@ func Little() []guest.Scenario {
 		{Name: "memory-locked", Series: all, Run: memoryLocked},
 		{Name: "swap-outside", Series: all, Run: swapOutside, Host: swapHost},
 		{Name: "swap-inside", Series: all, Run: swapInside},
-		{Name: "swap-beside", Series: all, Main: []string{"6.12"}, Run: swapBeside},
+		{Name: "swap-beside", Series: all, Run: swapBeside},
 		{Name: "swap-beside-tcp", Series: all, Run: swapBesideTCP, Long: true},
 		{Name: "swap-tls", Series: all, Long: true, Run: swapTLS, Host: swapTLSHost},
-		{Name: "loopback-writes", Series: []string{"6.12"}, Run: loopbackWrites},
+		{Name: "loopback-writes", Series: all, Main: []string{"6.12"}, Run: loopbackWrites},
 	}
 }
 
@@ -114,17 +114,28 @@ func swapHost(t testing.TB) []string {
 	if err := os.Truncate(image, 256*mib); err != nil {
 		t.Fatal(err)
 	}
-	s := harness.StartIn(t, dir, harness.Config{Exports: "[disk]\nexportname = " + image + "\n", TCP: true, Plain: true})
-	return []string{strconv.Itoa(s.Port)}
+	s := harness.StartIn(t, dir, harness.Config{Exports: "[swap]\nexportname = " + image + "\n", TCP: true, Plain: true})
+	return []string{strconv.Itoa(s.Port), readmeBlock(t, "\nSwap, in three:\n")}
 }
 
-// swapOutside swaps on a device whose server is another machine.
+// swapOutside swaps on a device whose server is another machine. Where the kernel needs no
+// help for that, it does so by the lines of README.
 func swapOutside(t *guest.T) {
-	k := guest.Keep{
-		URIs: []string{fmt.Sprintf("nbd://%s:%s/disk", guest.HostAddress, t.Args[0])},
-		Args: []string{"-swap", "--raise-reserve"},
-	}.Do(t, 0)
-	swap(t, k)
+	host := guest.HostAddress + ":" + t.Args[0]
+	var name unix.Utsname
+	t.Must(unix.Uname(&name), "version of the kernel")
+	if strings.HasPrefix(unix.ByteSliceToString(name.Release[:]), "6.1.") {
+		swap(t, guest.Keep{URIs: []string{"nbd://" + host + "/swap"}, Args: []string{"-swap", "--raise-reserve"}}.Do(t, 0))
+		return
+	}
+	t.Cleanup(func() { nbdClient(t, "detach", "--force", "nbd0") })
+	for _, line := range readmeLines(t, t.Args[1]) {
+		shell(t, strings.NewReplacer("server1", host, "/dev/nbd1", "/dev/nbd0").Replace(line))
+	}
+	off := guest.SwapOff(t, "/dev/nbd0")
+	needMore(t)
+	off()
+	wantClient(t, 0, "", "detach", "/dev/nbd0")
 }
 
 // swapInside swaps on a device that the client serves itself, from the machine's disk:
@@ -204,9 +215,16 @@ func swapTLS(t *guest.T) {
 	swap(t, k)
 }
 
-// swap swaps on a kernel device, with a program that needs more memory than there is.
+// swap swaps on a kernel device.
 func swap(t *guest.T, k *guest.Keeper) {
 	off := guest.SwapOn(t, k.Path)
+	needMore(t)
+	off()
+	k.Detach()
+}
+
+// needMore runs a program that needs more memory than there is, and wants it to be swapped.
+func needMore(t *guest.T) {
 	available := guest.Memory(t, "MemAvailable")
 	const more = 64
 	inBefore, outBefore := guest.Swapped(t)
@@ -217,8 +235,6 @@ func swap(t *guest.T, k *guest.Keeper) {
 	if pages := more << 20 / 4096; in < pages || out < pages {
 		t.Errorf("%d pages were swapped out and %d in: too few to say that the swap works", out, in)
 	}
-	off()
-	k.Detach()
 }
 
 // loopbackWrites writes more than there is memory, to a file system on a kernel device

@@ -1,13 +1,26 @@
 package scenarios
 
-import "nbd.example/nbd/test/vm/guest"
+import (
+	"slices"
+
+	"nbd.example/nbd/test/vm/guest"
+)
 
 // all are the series of kernels. Those who have reason to name fewer than these do so
 // in the table.
 var all = []string{"6.1", "6.12"}
 
+// Processors is how many the machines have: as many as a device has connections at most,
+// since the kernel uses no more connections than it has processors.
+const Processors = 4
+
 // Table returns the scenarios in the order in which they run.
 func Table() []guest.Scenario {
+	return slices.Concat(ofServer(), ofKeeper(), ofClient(), ofDriver())
+}
+
+// ofServer are those about our server, mostly with the reference's client.
+func ofServer() []guest.Scenario {
 	return []guest.Scenario{
 		{Name: "attach-netlink", Series: all, Run: attachNetlink},
 		{Name: "attach-ioctl", Series: all, Run: attachIoctl},
@@ -27,6 +40,13 @@ func Table() []guest.Scenario {
 		{Name: "lost-flush", Series: all, Run: lostFlush},
 		{Name: "drain", Series: all, Run: drain},
 		{Name: "drain-ext4", Series: all, Run: drainExt4},
+		{Name: "vsock", Series: all, Run: vsocks},
+	}
+}
+
+// ofKeeper are those about devices that our client keeps while things break.
+func ofKeeper() []guest.Scenario {
+	return []guest.Scenario{
 		{Name: "restarts", Series: all, Run: restarts},
 		{Name: "frozen-server", Series: all, Run: frozen},
 		{Name: "stuck-disk", Series: all, Run: stuckDisk},
@@ -34,16 +54,23 @@ func Table() []guest.Scenario {
 		{Name: "reset-connections", Series: all, Run: resets},
 		{Name: "moved-server", Series: all, Run: moved},
 		{Name: "crashed-client", Series: all, Run: crashedClient},
+		{Name: "on-failure", Series: all, Run: onFailure},
 		{Name: "bad-sector-kept", Series: all, Run: badSectorKept},
 		{Name: "grown", Series: all, Run: grown},
 		{Name: "grown-alone", Series: all, Run: grownAlone, Long: true},
 		{Name: "peers", Series: all, Main: []string{"6.12"}, Run: peers, Host: peersHost},
 		{Name: "tls", Series: all, Run: overTLS},
-		{Name: "times", Series: all, Main: []string{"6.1"}, Run: times},
+		{Name: "times", Series: all, Main: []string{"6.12"}, Run: times},
 		{Name: "fio", Series: all, Main: []string{"6.12"}, Run: fio, Programs: []string{"fio"}},
-		{Name: "vsock", Series: all, Run: vsocks},
 		{Name: "many-restarts", Series: all, Run: manyRestarts, Long: true},
+	}
+}
+
+// ofClient are those about what our client can be told.
+func ofClient() []guest.Scenario {
+	return []guest.Scenario{
 		{Name: "client-forms", Series: all, Run: clientForms},
+		{Name: "readme", Series: all, Main: []string{"6.12"}, Run: readme, Host: readmeHost},
 		{Name: "client-life", Series: all, Run: clientLife},
 		{Name: "client-serve", Series: all, Run: clientServe},
 		{Name: "client-service", Series: all, Run: clientService},
@@ -52,9 +79,15 @@ func Table() []guest.Scenario {
 		{Name: "client-namespace", Series: all, Main: []string{"6.12"}, Run: otherNamespace},
 		{Name: "client-requests", Series: all, Main: []string{"6.12"}, Run: shortRequests, Host: shortHost},
 		{Name: "client-errors", Series: all, Run: clientErrors},
-		{Name: "client-rounds", Series: all, Main: []string{"6.12"}, Run: clientRounds},
+		{Name: "client-rounds", Series: all, Run: clientRounds},
 		{Name: "many-rounds", Series: all, Run: manyRounds, Long: true},
 		{Name: "client-zeroes", Series: all, Run: zeroes},
+	}
+}
+
+// ofDriver are those about the packages for the kernel's interfaces.
+func ofDriver() []guest.Scenario {
+	return []guest.Scenario{
 		{Name: "kernel-attach", Series: all, Run: kernelAttach},
 		{Name: "kernel-partitions", Series: all, Run: kernelPartitions},
 		{Name: "kernel-blocks", Series: all, Run: kernelBlocks},
