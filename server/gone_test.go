@@ -42,9 +42,11 @@ func TestHungUp(t *testing.T) {
 			t.Errorf("to look took something away: %q, %v", got, err)
 		}
 		if reset {
-			err = peer.(*net.TCPConn).SetLinger(0)
+			if err := peer.(*net.TCPConn).SetLinger(0); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err = peer.Close(); err != nil {
+		if err := peer.Close(); err != nil {
 			t.Fatal(err)
 		}
 		for end := time.Now().Add(limit); !hungUp(nc); time.Sleep(time.Millisecond) { // nothing tells
