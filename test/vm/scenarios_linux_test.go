@@ -147,6 +147,29 @@ func TestVMHarness(t *testing.T) {
 	if lab.machine == nil {
 		t.Error("a machine is not used again after a scenario that passed")
 	}
+	secondStart(t, lab)
+}
+
+// secondStart wants a machine that does not come up to be started a second time.
+func secondStart(t *testing.T, lab *Lab) {
+	lab.discard()
+	begun := lab.started
+	lab.words = "rdinit=/nowhere"
+	lab.boot(&healer{TB: t, heal: func() { lab.words = "" }})
+	if lab.machine == nil || lab.started != begun+2 {
+		t.Errorf("started %d times, want 2", lab.started-begun)
+	}
+}
+
+// healer is a test that does something when it is told of something.
+type healer struct {
+	testing.TB
+	heal func()
+}
+
+func (h *healer) Logf(f string, a ...any) {
+	h.heal()
+	h.TB.Logf(f, a...)
 }
 
 // recorder is a test that may fail.
