@@ -239,7 +239,7 @@ func (c *conn) transmit(ctx context.Context, t *talk) {
 			slog.String("client", c.who()), slog.String("export", l.cfg.Name), slog.Duration("after", time.Since(c.started)),
 			slog.Uint64("requests", stats.Requests), slog.Uint64("errors", stats.Errors),
 			slog.Uint64("read", stats.BytesRead), slog.Uint64("written", stats.BytesWritten), slog.String("why", why(err)))
-		farewell(conn, c.nc, errors.Is(err, transmission.ErrDraining) || errors.Is(err, errIdle) || errors.Is(err, errDismissed))
+		farewell(conn, c.nc, errors.Is(err, transmission.ErrDraining) || errors.Is(err, errIdle) || errors.Is(err, errDismissed) && !errors.Is(err, transmission.ErrCut))
 		c.s.remove(c, err)
 	}()
 	session := t.session

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"nbd.example/nbd/handshake"
@@ -98,7 +99,11 @@ func (c *conn) agreed(r *handshake.Result, l *lease) {
 
 // dismissed says of a connection that ended because it was asked to that it did.
 func (c *control) dismissed(err error) error {
-	if c.asked.Load() && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, transmission.ErrHungUp)) {
+	switch {
+	case !c.asked.Load():
+	case errors.Is(err, transmission.ErrCut):
+		return fmt.Errorf("%w: %w", errDismissed, err)
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, transmission.ErrHungUp):
 		return errDismissed
 	}
 	return err
@@ -108,11 +113,27 @@ func (c *control) dismissed(err error) error {
 func (c *conn) dismiss(how How) {
 	c.asked.Store(true)
 	if how == Cut || c.about.Load() == nil {
-		c.nc.Close()
+		c.cut()
 		return
 	}
 	// As at the end of the server: the engine reads no more, and answers the rest.
 	c.nc.SetReadDeadline(time.Unix(1, 0))
+}
+
+// cut ends a connection at once. In the transmission phase it is not closed: what it
+// has begun must end before others may change the same, and the engine sees to that;
+// the client sees at once that there is no more to come.
+func (c *conn) cut() {
+	if c.about.Load() == nil {
+		c.nc.Close()
+		return
+	}
+	c.live.Cut()
+	if _, socket := c.nc.(syscall.Conn); socket {
+		closeWrite(c.nc)
+	} else {
+		c.nc.Close()
+	}
 }
 
 // describe returns what c is at this moment.

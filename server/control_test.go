@@ -559,3 +559,43 @@ func dial(t *testing.T, addr, export string) (*transmission.Demux, error) {
 	}
 	return transmission.NewDemux(a.Conn, &transmission.DemuxConfig{Early: a.Early}), nil
 }
+
+// TestCutKeepsOrder: what a connection had sent when it was cut does not undo what
+// another writes after that.
+func TestCutKeepsOrder(t *testing.T) {
+	d := newDisk()
+	s := newServer(t, config(row("a", d, "")), d)
+	p := connectTCP(t, s)
+	a, err := p.c.Go(testContext(t), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stall := make(chan struct{})
+	d.set(func() { d.stall = stall })
+	go func() { // more than the server reads while its disk does not answer
+		q := proto.AppendRequest(nil, &proto.Request{Command: proto.CmdRead, Length: 512})
+		for range 5000 {
+			if _, err := a.Conn.Write(q); err != nil {
+				return
+			}
+		}
+		w := proto.AppendRequest(nil, &proto.Request{Command: proto.CmdWrite, Length: 512})
+		a.Conn.Write(append(w, bytes.Repeat([]byte{1}, 512)...))
+	}()
+	wait(t, "a read", d.reading)
+	if err := s.CloseConnection(only(t, s).ID, Cut); err != nil {
+		t.Fatal(err)
+	}
+	u := connectTCP(t, s).use("a")
+	if err := u.do(proto.CmdWrite, 0, bytes.Repeat([]byte{2}, 512)); err != nil {
+		t.Fatal(err)
+	}
+	close(stall)
+	if err := wait(t, "the connection's end", p.end); !errors.Is(err, errDismissed) {
+		t.Errorf("ServeConn: %v", err)
+	}
+	got := make([]byte, 512)
+	if err := u.do(proto.CmdRead, 0, got); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{2}, 512)) {
+		t.Errorf("%v, %d", err, got[0])
+	}
+}

@@ -188,7 +188,7 @@ func (s *Server) await(ctx context.Context) error {
 	s.mu.Lock()
 	n := len(s.conns)
 	for c := range s.conns {
-		c.nc.Close()
+		c.cut()
 	}
 	s.mu.Unlock()
 	if n == 0 {

@@ -32,7 +32,7 @@ func (a *answer) hole(q *request, off uint64, n uint32) {
 }
 
 func (a *answer) fail(q *request, err error) {
-	text := public(err)
+	text := presentable(public(err))
 	s := a.tail(maxHeader + len(text))
 	s.hi = len(a.style.appendError(s.buf.b[:s.hi], &q.Request, errnoOf(err, &q.Request), text, err))
 }
@@ -44,6 +44,14 @@ func (a *answer) reset() {
 	}
 	clear(a.segs)
 	a.segs = a.segs[:0]
+}
+
+// memory returns how much the answer takes, in bytes.
+func (a *answer) memory() (n int) {
+	for i := range a.segs {
+		n += a.segs[i].buf.size()
+	}
+	return n
 }
 
 // take returns the segments; with the last one the request is answered and the

@@ -35,7 +35,8 @@ type conn struct {
 	fd     int // of the socket below conn, for asking whether its peer is there; -1 if none
 	in     input
 	out    output
-	quiet  chan struct{}   // closed when nothing of this connection will change the device any more
+	quiet  chan struct{}   // closed when all that this connection will change is in the queue of changes
+	doom   chan struct{}   // closed when the server itself cuts the connection: nothing more is read
 	drain  <-chan struct{} // closed when the server shuts down
 	number int32           // in the group
 
@@ -78,7 +79,7 @@ type conn struct {
 type workerStats struct{ errors, faults, read, written atomic.Uint64 }
 
 func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
-	c := &conn{s: s, dev: s.Device, group: s.Group, net: nc, raw: plainSocket(nc), quiet: make(chan struct{}), drain: ctx.Done()}
+	c := &conn{s: s, dev: s.Device, group: s.Group, net: nc, raw: plainSocket(nc), quiet: make(chan struct{}), doom: make(chan struct{}), drain: ctx.Done()}
 	c.fd = descriptor(nc)
 	if _, unix := nc.(*net.UnixConn); unix {
 		enlarge(c.fd)
@@ -87,8 +88,9 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 		c.cfg = *cfg
 	}
 	c.cfg.fill()
-	c.held.limit, c.held.all = int64(c.cfg.MaxBuffered), c.cfg.Memory
-	c.taken.limit, c.taken.all = c.held.limit, c.held.all
+	for _, a := range []*account{&c.held, &c.taken} {
+		a.c, a.limit, a.all = c, int64(c.cfg.MaxBuffered), c.cfg.Memory
+	}
 	c.ctx = context.WithoutCancel(ctx)
 	if c.group == nil {
 		c.group = new(Group)
@@ -111,7 +113,6 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	c.freeFlush = c.inPlace && caps.FreeFlush
 	c.mapped = c.raw != nil && c.dev.HasMapped()
 	c.cond.L = &c.mu
-	s.Live.watch(c)
 	c.in = input{conn: nc, raw: c.raw, idle: c.flush}
 	if p, ok := nc.(interface{ Linger(deep bool) bool }); ok {
 		c.in.linger = p.Linger
@@ -119,6 +120,7 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	c.in.init(s.Early)
 	c.out = output{conn: nc, raw: c.raw, stuck: c.cfg.StuckTimeout, sent: c.sent, avoid: c.dev.Avoid}
 	c.out.init()
+	s.Live.watch(c)
 	return c
 }
 
@@ -158,16 +160,17 @@ func (c *conn) run(ctx context.Context) (err error) {
 	if len(c.batch.segs) > 0 || c.batch.cur != nil {
 		c.flush()
 	}
-	c.await(func() bool { return c.changes.Load() == 0 })
 	c.settle()
-	c.await(func() bool { return c.pending.Load() == 0 })
+	c.admit()
+	c.await(func() bool { return c.changes.Load() == 0 && c.pending.Load() == 0 })
+	c.cfg.Memory.forget(c)
 	c.in.r = c.in.w
 	c.in.rest()
 	return c.verdict(err)
 }
 
-// settle lets those go on that wait in the fence. A peer that does not take its
-// answers keeps nobody there.
+// settle lets those go on that wait in the fence: their changes wait for what this
+// connection has begun where they overlap it, and nowhere else.
 func (c *conn) settle() {
 	if !c.settled {
 		c.settled = true
@@ -215,14 +218,25 @@ func (c *conn) verdict(err error) error {
 // sent is called by the output for all that it has got rid of.
 func (c *conn) sent(requests, held int) {
 	if held > 0 {
-		c.held.take(-held)
-		if c.waits.Load() > 0 {
-			c.admit()
-		}
+		c.returned(held)
 	}
 	if requests > 0 {
 		c.pending.Add(-int64(requests))
 	}
+	c.wake()
+}
+
+// returned gives back bytes of answers, and begins what has waited for them.
+func (c *conn) returned(held int) {
+	c.held.take(-held)
+	if c.waits.Load() > 0 {
+		c.admit()
+	}
+}
+
+// retry begins what has waited for memory that others had.
+func (c *conn) retry() {
+	c.admit()
 	c.wake()
 }
 
@@ -262,17 +276,31 @@ func (c *conn) flush() bool {
 	return true
 }
 
-// fail ends the connection from a worker.
+// fail ends the connection from the outside, a worker or whoever cuts it: what is
+// read and not begun is not done any more.
 func (c *conn) fail(err error) {
 	c.mu.Lock()
-	if c.broken == nil {
-		c.broken = err
+	if c.broken != nil {
+		c.mu.Unlock()
+		return
 	}
+	c.broken = err
+	close(c.doom)
+	c.cond.Broadcast()
 	c.mu.Unlock()
-	if !c.readOnly {
-		c.group.doom(c)
-	}
+	c.group.doom(c)
 	c.out.kill(err)
+	c.admit()
+}
+
+// doomed reports whether fail was called.
+func (c *conn) doomed() bool {
+	select {
+	case <-c.doom:
+		return true
+	default:
+		return false
+	}
 }
 
 // loopback reports whether conn is TCP to this very machine. There sendfile makes

@@ -20,9 +20,10 @@ import (
 // new connection, while the old writes may still sit in the dead connection's
 // socket, or with a worker. If they were carried out after newer ones they would
 // undo them. So before a connection begins, and before each batch of changes,
-// every member whose peer has hung up is run to its end first. What a network
-// hides (an end that never arrived), or an end of a TCP stream that stands behind
-// data which are not read yet, cannot be fenced that way; a reset can.
+// every member whose peer has hung up is read to its end first; what it has asked
+// for then stands in the queue of changes, before whatever overlaps it. What a
+// network hides (an end that never arrived), or an end of a TCP stream that stands
+// behind data which are not read yet, cannot be fenced that way; a reset can.
 type Group struct {
 	changes ranges.Queue
 
@@ -36,11 +37,12 @@ type Group struct {
 	limit time.Duration // instead of fenceLimit, if not 0
 }
 
-// fenceLimit is how long a newcomer waits for the dead.
+// fenceLimit is how long a newcomer waits for the dead. A member waits on: it is
+// alive, and to end it would harm more than to let its client be patient.
 const fenceLimit = 30 * time.Second
 
-// ErrFenced is returned when a dead connection of the same export does not come
-// to its end: its disk hangs, and whatever was written now could be undone.
+// ErrFenced is returned to a newcomer when a dead connection of the same export does
+// not come to its end: its disk hangs, and whatever was written now could be undone.
 var ErrFenced = errors.New("a dead connection of the same export still has unfinished writes")
 
 // join makes c a member. Connections that can change nothing need not join.
@@ -53,6 +55,9 @@ func (g *Group) join(c *conn) {
 	g.last++
 	c.number = g.last
 	g.members[c.number] = c
+	if c.doomed() { // before it came
+		g.dying = append(g.dying, c)
+	}
 	switch g.count.Add(1) {
 	case 1: // nobody to look for it, nor it for anybody
 	case 2:
@@ -98,15 +103,18 @@ func (g *Group) dead(c *conn) (dead []*conn) {
 	return dead
 }
 
-// doom tells the group that the server itself is cutting c.
+// doom tells the group that the server itself is cutting c. Whoever comes before
+// c has joined, or after it has left, is not heard of.
 func (g *Group) doom(c *conn) {
 	g.mu.Lock()
-	g.dying = append(g.dying, c)
-	g.mu.Unlock()
+	defer g.mu.Unlock()
+	if g.members[c.number] == c && !slices.Contains(g.dying, c) {
+		g.dying = append(g.dying, c)
+	}
 }
 
 // fence waits for dead siblings, once for each time that input has come.
-func (c *conn) fence() error {
+func (c *conn) fence(newcomer bool) error {
 	if c.fenced || c.group.count.Load() < 2 {
 		return nil
 	}
@@ -122,12 +130,20 @@ func (c *conn) fence() error {
 	for _, d := range dead {
 		d.hurry.Store(true)
 		d.wake()
-		select {
-		case <-d.quiet:
-		case <-c.drain:
-			return ErrDraining
-		case <-limit.C:
-			return fmt.Errorf("%w after %v", ErrFenced, patience)
+		for over := false; !over; {
+			select {
+			case <-d.quiet:
+				over = true
+			case <-c.drain:
+				return ErrDraining
+			case <-c.doom: // two that the server cuts must not wait for each other
+				return errDoomed
+			case <-limit.C:
+				if newcomer {
+					return fmt.Errorf("%w after %v", ErrFenced, patience)
+				}
+				c.log().Warn("changes wait for a dead connection of the same export, which cannot be read to its end: its disk may hang", "so far", patience)
+			}
 		}
 	}
 	return nil

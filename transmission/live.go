@@ -10,13 +10,29 @@ import "sync/atomic"
 // each request, so that to be looked at costs a connection next to nothing.
 type Live struct {
 	c                              atomic.Pointer[conn]
+	cut                            atomic.Bool
 	requests, errors, read, writes atomic.Uint64
 }
 
 // watch begins to show c.
 func (l *Live) watch(c *conn) {
-	if l != nil {
-		l.c.Store(c)
+	if l == nil {
+		return
+	}
+	l.c.Store(c)
+	if l.cut.Load() {
+		c.fail(ErrCut)
+	}
+}
+
+// Cut ends the connection at once: what was read and is not begun is not carried
+// out, and nothing more is answered. Serve returns ErrCut when what was begun has
+// ended; until then newer changes of others wait where they overlap it. A
+// connection that is not served yet is cut when it is.
+func (l *Live) Cut() {
+	l.cut.Store(true)
+	if c := l.c.Load(); c != nil {
+		c.fail(ErrCut)
 	}
 }
 

@@ -94,11 +94,19 @@ func (o *output) send(segs []segment) {
 		o.discard(segs)
 		return
 	}
-	o.queue = append(o.queue, segs...)
 	if o.busy {
+		joined := o.join(segs)
+		if !joined {
+			o.queue = append(o.queue, segs...)
+		}
 		o.mu.Unlock()
+		if joined {
+			segs[0].put()
+			o.sent(0, segs[0].held)
+		}
 		return
 	}
+	o.queue = append(o.queue, segs...)
 	o.busy = true
 	o.mu.Unlock()
 	if o.raw == nil {
@@ -109,6 +117,28 @@ func (o *output) send(segs []segment) {
 		return
 	}
 	go o.block()
+}
+
+// shortPiece is how long a segment may be, in bytes, that is copied behind the one
+// before it while both wait. A client that takes no answers must not make each of
+// them hold a buffer of its own.
+const shortPiece = 1 << 10
+
+// join copies a single short segment behind what waits, and reports whether it has.
+// The caller holds o.mu.
+func (o *output) join(segs []segment) bool {
+	if len(segs) != 1 || len(o.queue) == 0 {
+		return false
+	}
+	s, last := &segs[0], &o.queue[len(o.queue)-1]
+	n := s.hi - s.lo
+	if s.buf == nil || s.shared || n > shortPiece || last.buf == nil || last.shared || cap(last.buf.b)-last.hi < n {
+		return false
+	}
+	copy(last.buf.b[last.hi:last.hi+n], s.buf.b[s.lo:s.hi])
+	last.hi += n
+	last.requests += s.requests
+	return true
 }
 
 // keepSegments is how much room for segments an output at rest keeps.

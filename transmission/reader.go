@@ -24,8 +24,12 @@ const longRead = 64 << 10
 // deepQueue is how many requests must come at once for a queue to be deep.
 const deepQueue = 4
 
-// errDisconnect is how readAll's callees say NBD_CMD_DISC.
-var errDisconnect = errors.New("disconnect")
+// errDisconnect is how readAll's callees say NBD_CMD_DISC, and errDoomed that the
+// server itself has cut the connection.
+var (
+	errDisconnect = errors.New("disconnect")
+	errDoomed     = errors.New("cut")
+)
 
 // readAll reads requests until the client disconnects (nil) or cannot be read.
 func (c *conn) readAll() (err error) {
@@ -33,6 +37,9 @@ func (c *conn) readAll() (err error) {
 	need := c.style.requestSize()
 	for {
 		for len(c.in.unread()) >= need {
+			if c.out.dead.Load() && c.doomed() {
+				return errDoomed
+			}
 			if err := c.readOne(need); err == errDisconnect {
 				return nil
 			} else if err != nil {
@@ -103,7 +110,7 @@ func (c *conn) readOne(need int) error {
 	case r.Command == proto.CmdWrite:
 		return c.writeCommand(&r)
 	case payload > 0: // the filter of a block status request
-		return c.collect(newRequest(c, &r))
+		return c.collect(c.newStatus(&r))
 	}
 	return c.dispatch(&r)
 }
@@ -112,7 +119,7 @@ func (c *conn) readOne(need int) error {
 func (c *conn) admitOne() {
 	if c.pending.Load() >= int64(c.cfg.MaxRequests) {
 		c.flush()
-		c.await(func() bool { return c.pending.Load() < int64(c.cfg.MaxRequests) || c.hurry.Load() })
+		c.await(func() bool { return c.pending.Load() < int64(c.cfg.MaxRequests) || c.hurry.Load() || c.doomed() })
 	}
 	c.pending.Add(1)
 	c.owed = true
@@ -156,7 +163,7 @@ const maxHeader = 64
 
 // readCommand answers a read from memory if it can.
 func (c *conn) readCommand(r *proto.Request) error {
-	if c.inPlace && c.held.room(0) && c.readNow(r) {
+	if c.inPlace && !c.held.full() && c.readNow(r) {
 		c.stats.BytesRead += r.Length
 		if c.tap != nil {
 			c.tapAnswered(r, nil)
@@ -164,15 +171,14 @@ func (c *conn) readCommand(r *proto.Request) error {
 		return nil
 	}
 	q := newRequest(c, r)
-	if c.inPlace && c.alone() {
+	q.held = answerSize(r.Length)
+	if c.inPlace && c.alone() && c.held.reserve(q.held) {
 		// Nobody waits behind a client that asks one thing at a time, and
 		// to wait here costs half of what a worker costs.
-		q.held = answerSize(r.Length)
-		c.held.take(q.held)
 		c.carryOut(q)
 		return nil
 	}
-	c.deferRead(q)
+	q.arrived()
 	return nil
 }
 
@@ -241,9 +247,8 @@ func (c *conn) sendSpan(r *proto.Request, s block.Span) {
 	}
 }
 
-// deferRead hands a read to the workers as soon as there is room for its answer.
-func (c *conn) deferRead(q *request) {
-	q.held = answerSize(q.Length)
+// postpone hands a request to the workers as soon as there is room for its answer.
+func (c *conn) postpone(q *request) {
 	c.mu.Lock()
 	c.deferred.push(q)
 	c.waits.Add(1)
@@ -251,12 +256,16 @@ func (c *conn) deferRead(q *request) {
 	c.admit()
 }
 
-// admit moves deferred reads to the workers while there is room. One is always
-// let in.
+// admit moves postponed requests to the workers while there is room. When nothing
+// is sent any more they need none: they are passed over.
 func (c *conn) admit() {
 	c.mu.Lock()
-	for q := c.deferred.head; q != nil && c.held.room(q.held); q = c.deferred.head {
-		c.held.take(q.held)
+	for q := c.deferred.head; q != nil; q = c.deferred.head {
+		if c.out.dead.Load() {
+			q.held = 0
+		} else if !c.held.reserve(q.held) {
+			break
+		}
 		c.waits.Add(-1)
 		c.enqueueLocked(c.deferred.pop())
 	}

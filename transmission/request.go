@@ -15,7 +15,7 @@ type request struct {
 	c       *conn
 	payload *buffer      // of a write, or the filter of a block status request
 	done    uint64       // bytes of a write that are written already; payload holds the rest
-	held    int          // bytes of the connection's held that it reserves
+	held    int          // bytes of the connection's held that its answer takes at most
 	entry   ranges.Entry // of a change
 	ordered bool         // entry is in the group's queue
 	// missing counts what must happen before a worker may take the request: its
@@ -56,7 +56,11 @@ func (r *request) order() {
 
 // arrived is called once for each thing that was missing.
 func (r *request) arrived() {
-	if r.missing.Add(-1) == 0 {
+	switch {
+	case r.missing.Add(-1) > 0:
+	case r.held > 0:
+		r.c.postpone(r)
+	default:
 		r.c.enqueue(r)
 	}
 }

@@ -299,3 +299,70 @@ func TestIdleHoldsNothing(t *testing.T) {
 		t.Error("buffers are held")
 	}
 }
+
+// TestManyStatusNoneTaken asks for the status of a disk with many holes again and
+// again, and takes nothing.
+func TestManyStatusNoneTaken(t *testing.T) {
+	const count, buffered = 4000, 4 * mib
+	for _, s := range []style{structured, extended} {
+		d := newRAM(64 * mib)
+		for i := range d.used {
+			d.used[i] = i%2 == 0
+		}
+		var most heldMax
+		d.hook = func(string) { most.look() }
+		r := serve(t, stack(t, d), setup{style: s, cfg: Config{MaxBuffered: buffered}, tune: func(c *conn, _, _ net.Conn) { most.c.Store(c) }})
+		var stream []byte
+		for range count {
+			_, b := r.request(proto.Request{Command: proto.CmdBlockStatus, Length: 64 * mib}, nil)
+			stream = append(stream, b...)
+		}
+		r.write(stream)
+		until(t, "all requests have been read", func() bool { return r.c.pending.Load() > count-100 })
+		for range 3 {
+			if p := r.receive(); p.errno != proto.OK || len(p.status(t, allContexts[0].ID)) != maxStatus {
+				t.Errorf("%v", p.errno)
+			}
+		}
+		if most.max.Load() > buffered || most.max.Load() == 0 {
+			t.Errorf("%d bytes held, more than %d", most.max.Load(), buffered)
+		}
+		if err := r.hangUp(); !errors.Is(err, ErrHungUp) {
+			t.Errorf("Serve: %v", err)
+		}
+	}
+}
+
+// TestShortAnswersNoneTaken asks for what has short answers until no more is read,
+// one at a time, and takes nothing: the answers must not hold a buffer each.
+func TestShortAnswersNoneTaken(t *testing.T) {
+	d := newRAM(mib)
+	r := serve(t, stack(t, d), setup{transport: "pipe"})
+	const count = 1000
+	for i := range count {
+		q := proto.Request{Command: proto.CmdFlush}
+		if i%2 == 0 {
+			q = proto.Request{Command: proto.CmdTrim, Length: 1 << 40} // refused by the reader
+		}
+		r.send(q, nil)
+		until(t, "it is answered", func() bool {
+			r.c.out.mu.Lock()
+			defer r.c.out.mu.Unlock()
+			n := 0
+			for _, s := range append(r.c.out.queue[:len(r.c.out.queue):len(r.c.out.queue)], r.c.out.sending...) {
+				n += s.requests
+			}
+			return n == i+1
+		})
+	}
+	r.c.out.mu.Lock()
+	n := len(r.c.out.queue)
+	r.c.out.mu.Unlock()
+	if n > 20 {
+		t.Errorf("%d buffers for %d answers", n, count)
+	}
+	for range count {
+		r.receive()
+	}
+	r.end()
+}

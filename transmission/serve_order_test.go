@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"runtime"
@@ -304,27 +305,114 @@ func TestNewcomerWaits(t *testing.T) {
 	b.end()
 }
 
-// TestFenced: past the limit members and newcomers are refused.
+// TestFenced: past the limit newcomers are refused; members wait on, and say so.
 func TestFenced(t *testing.T) {
 	needFence(t)
 	g := newGrave(t)
 	g.group.limit = time.Millisecond
-	b := g.member(t)
+	said := make(chan struct{}, 1)
+	b := serve(t, g.dev, setup{group: g.group, log: func() *slog.Logger {
+		said <- struct{}{}
+		return slog.New(slog.DiscardHandler)
+	}})
 	b.alive()
 	g.a.conn.Close()
-	b.send(proto.Request{Command: proto.CmdWrite, Offset: unreadAt}, full(2, 4096))
-	if err := b.wait(); !errors.Is(err, ErrFenced) {
-		t.Errorf("a member: %v, want ErrFenced", err)
-	}
-	b.silent()
+	w := b.send(proto.Request{Command: proto.CmdWrite, Offset: unreadAt}, full(2, 4096))
+	within(t, "a member says that it waits", said)
 	if err := g.member(t).wait(); !errors.Is(err, ErrFenced) {
 		t.Errorf("a newcomer: %v, want ErrFenced", err)
 	}
 	g.gate.Open()
 	g.a.wait()
-	c := g.member(t)
+	if p := b.receive(); p.cookie != w || p.errno != proto.OK {
+		t.Errorf("%#x: %v", p.cookie, p.errno)
+	}
+	b.end()
+	if got := g.d.contents(unreadAt, 4096); !bytes.Equal(got, full(2, 4096)) {
+		t.Error("a dead connection's write has undone a newer one")
+	}
+}
+
+// TestFenceReadsOnly: what a dead connection has begun keeps only those waiting
+// that overlap it.
+func TestFenceReadsOnly(t *testing.T) {
+	needFence(t)
+	d := newRAM(mib)
+	group := new(Group)
+	gate := delay.NewGate(func(o delay.Op) bool { return o.Kind == delay.Write && o.Off == stuckAt })
+	dev := stack(t, d, delay.Layer(delay.Config{Gate: gate}))
+	defer gate.Open()
+	a, b := serve(t, dev, setup{group: group}), serve(t, dev, setup{group: group})
+	b.alive()
+	a.send(proto.Request{Command: proto.CmdWrite, Offset: stuckAt}, full(1, 4096))
+	arrived(t, gate)
+	a.conn.Close()
+	b.want(proto.OK, proto.Request{Command: proto.CmdWrite, Offset: unreadAt}, full(2, 4096))
+	c := serve(t, dev, setup{group: group})
 	c.want(proto.OK, proto.Request{Command: proto.CmdWrite, Offset: unreadAt}, full(3, 4096))
+	young := c.send(proto.Request{Command: proto.CmdWrite, Offset: stuckAt}, full(3, 4096))
+	c.want(proto.OK, proto.Request{Command: proto.CmdRead, Offset: stuckAt, Length: 512}, nil)
+	gate.Open()
+	if p := c.receive(); p.cookie != young || p.errno != proto.OK {
+		t.Errorf("%#x: %v", p.cookie, p.errno)
+	}
+	if got := d.contents(stuckAt, 4096); !bytes.Equal(got, full(3, 4096)) {
+		t.Error("the older write has undone the younger")
+	}
+	a.wait()
+	b.end()
 	c.end()
+}
+
+// TestCut: what a connection had read, and not begun, when it was cut is not carried
+// out; what it had begun comes before what others ask for then.
+func TestCut(t *testing.T) {
+	for _, when := range []string{"served", "before it is served"} {
+		t.Run(when, func(t *testing.T) {
+			d := newRAM(mib)
+			group, live := new(Group), new(Live)
+			gate := delay.NewGate(func(o delay.Op) bool { return o.Kind == delay.Write && o.Off == stuckAt })
+			dev := stack(t, d, delay.Layer(delay.Config{Gate: gate}))
+			defer gate.Open()
+			b := serve(t, dev, setup{group: group})
+			b.alive()
+			if when != "served" {
+				live.Cut()
+			}
+			a := serve(t, dev, setup{group: group, cfg: Config{MaxRequests: 2}, session: func(s *Session) { s.Live = live }})
+			if when == "served" {
+				var stream []byte
+				for _, at := range []uint64{stuckAt, stuckAt, unreadAt} { // the reader waits with the last one
+					_, q := a.request(proto.Request{Command: proto.CmdWrite, Offset: at}, full(1, 4096))
+					stream = append(stream, q...)
+				}
+				a.write(stream)
+				held := arrived(t, gate)
+				until(t, "two requests are read", func() bool { return a.c.pending.Load() == 2 })
+				live.Cut()
+				b.want(proto.OK, proto.Request{Command: proto.CmdWrite, Offset: unreadAt}, full(2, 4096))
+				young := b.send(proto.Request{Command: proto.CmdWrite, Offset: stuckAt}, full(2, 4096))
+				b.want(proto.OK, proto.Request{Command: proto.CmdRead, Offset: unreadAt, Length: 512}, nil)
+				held.Release()
+				gate.Open()
+				if p := b.receive(); p.cookie != young || p.errno != proto.OK {
+					t.Errorf("%#x: %v", p.cookie, p.errno)
+				}
+			}
+			if err := a.wait(); !errors.Is(err, ErrCut) {
+				t.Errorf("%v, want ErrCut", err)
+			}
+			for _, at := range []int64{stuckAt, unreadAt} {
+				if got := d.contents(at, 4096)[0]; when == "served" && got != 2 {
+					t.Errorf("at %d: %d", at, got)
+				}
+			}
+			b.end()
+			if len(group.members)+len(group.dying) != 0 {
+				t.Error(fmt.Sprint(group.members, group.dying))
+			}
+		})
+	}
 }
 
 // TestFenceDrains: a server that shuts down does not wait in the fence.

@@ -45,9 +45,10 @@ type Config struct {
 	// 0 means 4096.
 	MaxRequests int
 	// MaxBuffered bounds the bytes of a connection that wait for a worker or for
-	// the client to take them; one request is always let in. 0 means 64 MiB.
+	// the client to take them; where nothing does, one request is always let in. 0 means
+	// 64 MiB.
 	MaxBuffered int
-	// Memory bounds the same of all connections that share it. Nil is no bound.
+	// Memory bounds the same of all connections that share it, see there. Nil is no bound.
 	Memory *Memory
 	// Workers bounds the requests of a connection that wait for the disk at the
 	// same time: that many reads, and that many changes and flushes. 0 means 32.

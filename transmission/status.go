@@ -3,6 +3,7 @@ package transmission
 import (
 	"fmt"
 	"slices"
+	"unsafe"
 
 	"nbd.example/nbd/block"
 	"nbd.example/nbd/proto"
@@ -10,7 +11,24 @@ import (
 
 // maxStatus bounds the descriptors of one reply and context. The client comes
 // back for the rest. proto.md, NBD_CMD_BLOCK_STATUS.
-const maxStatus = 1 << 15
+const maxStatus = 1 << 12
+
+// newStatus makes a request for block status, with room for the longest answer and
+// for what it is made from.
+func (c *conn) newStatus(r *proto.Request) *request {
+	q := newRequest(c, r)
+	limit := maxStatus
+	if r.Flags&proto.CmdFlagReqOne != 0 {
+		limit = 1
+	}
+	q.held = smallSize + limit*int(unsafe.Sizeof(block.Extent{})+unsafe.Sizeof(proto.Extent{}))
+	for _, x := range c.s.Contexts {
+		if needsExtents(x) {
+			q.held += bufferSize(maxHeader + 16*limit)
+		}
+	}
+	return q
+}
 
 // blockStatus answers with one chunk for each context.
 func (c *conn) blockStatus(q *request, a *answer) error {

@@ -14,11 +14,15 @@ func (c *conn) dispatch(r *proto.Request) error {
 		c.done(r)
 		return nil
 	}
-	if !changes(r.Command) {
+	switch {
+	case r.Command == proto.CmdBlockStatus:
+		c.newStatus(r).arrived()
+		return nil
+	case !changes(r.Command):
 		newRequest(c, r).arrived()
 		return nil
 	}
-	if err := c.fence(); err != nil {
+	if err := c.fence(false); err != nil {
 		return err
 	}
 	q := newRequest(c, r)
@@ -95,10 +99,20 @@ func (c *conn) carryOut(q *request) {
 		c.tapEnded(q, err)
 	}
 	c.finish(q) // before the answer: who has it may send an overlapping change at once
+	c.trimHeld(q, a)
 	c.out.send(a.take(q.held))
 	clear(a.segs)
 	a.segs = a.segs[:0]
 	q.free()
+}
+
+// trimHeld gives back what was reserved for an answer that has become shorter.
+func (c *conn) trimHeld(q *request, a *answer) {
+	if n := a.memory(); n < q.held {
+		spare := q.held - n
+		q.held = n
+		c.returned(spare)
+	}
 }
 
 // skip ends a request without an answer.

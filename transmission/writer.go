@@ -6,7 +6,7 @@ import "nbd.example/nbd/proto"
 // for a worker. A write takes its place among the other changes when its payload
 // is there: a client that stops in the middle of one keeps nobody waiting.
 func (c *conn) writeCommand(r *proto.Request) error {
-	if err := c.fence(); err != nil {
+	if err := c.fence(false); err != nil {
 		return err
 	}
 	q := newRequest(c, r)
@@ -92,11 +92,17 @@ func (c *conn) collect(q *request) error {
 	c.making = q
 	n := int(q.Length - q.done)
 	size := bufferSize(n)
-	if !c.taken.room(size) {
+	if !c.taken.reserve(size) {
 		c.flush()
-		c.await(func() bool { return c.taken.room(size) })
+		reserved := false
+		c.await(func() bool {
+			reserved = c.taken.reserve(size)
+			return reserved || c.doomed()
+		})
+		if !reserved {
+			return errDoomed
+		}
 	}
-	c.taken.take(size)
 	q.payload = getBuffer(n)
 	p := q.payload.b
 	k := copy(p, c.in.unread())
