@@ -103,9 +103,9 @@ func (s *Server) remove(c *conn, err error) {
 
 func (c *conn) who() string { return addrText(c.nc.RemoteAddr()) }
 
-// run leads a connection through the handshake and hands it to a new
-// goroutine: a handshake, above all with TLS, makes the stack of its goroutine
-// grow, and a connection that rests in the transmission phase would keep that.
+// run leads a connection through the handshake and serves it. After TLS that is left
+// to a new goroutine: its handshake makes the stack grow, and a connection that
+// rests in the transmission phase would keep that.
 func (c *conn) run(ctx, drain context.Context) {
 	var err error
 	handed := false
@@ -132,7 +132,11 @@ func (c *conn) run(ctx, drain context.Context) {
 		return
 	}
 	handed = true
-	go c.transmit(drain, t)
+	if t.conn == c.nc {
+		c.transmit(drain, t)
+	} else {
+		go c.transmit(drain, t)
+	}
 }
 
 // handshakeLevel keeps port scanners and clients that only ask out of the log.

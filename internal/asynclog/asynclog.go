@@ -19,6 +19,11 @@ import (
 // bound is how many bytes may wait for whoever takes the log, with one line more.
 const bound = 1 << 20
 
+// lull is how long a line waits for others. A server that many clients come to logs
+// two lines for each, and to wake somebody for every single one costs more than to
+// serve the client.
+const lull = 10 * time.Millisecond
+
 // moment is how long whoever logs waits for room.
 const moment = 250 * time.Millisecond
 
@@ -40,7 +45,7 @@ type Queue struct {
 // NewQueue returns a queue. It calls report with the number of lines that were dropped,
 // where they are missing; that may wait, and must not use the queue. It must be closed.
 func NewQueue(report func(lines int64)) *Queue {
-	q := &Queue{tasks: tasks.New(), report: report, moment: moment}
+	q := &Queue{tasks: tasks.NewLazy(lull), report: report, moment: moment}
 	q.cond.L = &q.mu
 	return q
 }
@@ -60,7 +65,13 @@ func (q *Queue) Do(bytes int, pass func()) {
 		pass()
 		q.taken(bytes)
 	})
+	if q.bytes > bound/2 {
+		q.tasks.Hurry()
+	}
 }
+
+// Hurry has the lines passed on that wait for others to come.
+func (q *Queue) Hurry() { q.tasks.Hurry() }
 
 // room waits for room, and reports whether there is some. The caller holds q.mu, which is
 // given up for a while.
@@ -166,6 +177,9 @@ func (h *Handler) Enabled(ctx context.Context, l slog.Level) bool {
 func (h *Handler) Handle(_ context.Context, r slog.Record) error {
 	r = r.Clone()
 	h.queue.Do(sizeOf(&r), func() { h.next.Handle(context.Background(), r) })
+	if r.Level >= slog.LevelWarn {
+		h.queue.Hurry()
+	}
 	return nil
 }
 

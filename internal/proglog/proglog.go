@@ -8,7 +8,8 @@
 // it. Text from others cannot harm a terminal: what is not printable is quoted.
 //
 // Until the start is over a line is written when the call returns. Then nobody waits long
-// for whoever takes the log, see package asynclog, and the program calls [Log.Close] at its
+// for whoever takes the log, see package asynclog: warnings and errors are passed on at
+// once, other lines wait some milliseconds for more. The program calls [Log.Close] at its
 // end, so that the last lines are not lost.
 package proglog
 
@@ -200,6 +201,9 @@ func (h *locked) Handle(ctx context.Context, r slog.Record) error {
 		h.pass(write)
 	default:
 		queue.Do(size, write) // not under the mutex: it may wait
+		if r.Level >= slog.LevelWarn {
+			queue.Hurry()
+		}
 	}
 	return err
 }

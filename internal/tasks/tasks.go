@@ -5,6 +5,7 @@ package tasks
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // Queue is a goroutine that does one task after the other: writes files, for example. A
@@ -16,6 +17,8 @@ type Queue struct {
 	wake   chan struct{} // holds one if there are tasks, or the end
 	closed bool
 	ended  chan struct{}
+	lull   time.Duration // how long the first task waits for others
+	hurry  chan struct{} // holds one if it should not
 }
 
 type task struct {
@@ -24,8 +27,12 @@ type task struct {
 }
 
 // New starts one. It must be closed.
-func New() *Queue {
-	w := &Queue{wake: make(chan struct{}, 1), ended: make(chan struct{})}
+func New() *Queue { return NewLazy(0) }
+
+// NewLazy is New for small tasks that better come in batches: the first one waits for
+// others for so long, or until somebody calls Hurry, Flush or Close.
+func NewLazy(lull time.Duration) *Queue {
+	w := &Queue{wake: make(chan struct{}, 1), ended: make(chan struct{}), lull: lull, hurry: make(chan struct{}, 1)}
 	go w.run()
 	return w
 }
@@ -46,20 +53,24 @@ func (w *Queue) Do(key any, f func()) {
 		}
 	}
 	w.tasks = append(w.tasks, task{key, f})
-	w.signal()
+	signal(w.wake)
 }
 
-func (w *Queue) signal() {
+func signal(c chan struct{}) {
 	select {
-	case w.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
+
+// Hurry ends the wait for more tasks.
+func (w *Queue) Hurry() { signal(w.hurry) }
 
 // Flush waits until all is done that was to be done before.
 func (w *Queue) Flush(ctx context.Context) error {
 	done := make(chan struct{})
 	w.Do(nil, func() { close(done) })
+	w.Hurry()
 	select {
 	case <-done:
 		return nil
@@ -74,8 +85,9 @@ func (w *Queue) Flush(ctx context.Context) error {
 func (w *Queue) Close(ctx context.Context) error {
 	w.mu.Lock()
 	w.closed = true
-	w.signal()
+	signal(w.wake)
 	w.mu.Unlock()
+	w.Hurry()
 	select {
 	case <-w.ended:
 		return nil
@@ -84,9 +96,23 @@ func (w *Queue) Close(ctx context.Context) error {
 	}
 }
 
+// linger waits for more tasks. A hurry that is left over from before does no harm.
+func (w *Queue) linger() {
+	if w.lull <= 0 {
+		return
+	}
+	t := time.NewTimer(w.lull)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-w.hurry:
+	}
+}
+
 func (w *Queue) run() {
 	defer close(w.ended)
 	for range w.wake {
+		w.linger()
 		for {
 			w.mu.Lock()
 			if len(w.tasks) == 0 {

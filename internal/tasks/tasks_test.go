@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 )
 
 func TestQueue(t *testing.T) {
@@ -32,5 +33,30 @@ func TestQueue(t *testing.T) {
 	w.Do(nil, add("late"))
 	if err := w.Flush(context.Background()); err != nil || len(done) != 2 {
 		t.Errorf("%v, %v", done, err)
+	}
+}
+
+// A lazy queue does nothing until somebody hurries it, and nobody waits for it at the end.
+func TestLazy(t *testing.T) {
+	w := NewLazy(time.Hour)
+	did := make(chan string, 3)
+	w.Do(nil, func() { did <- "first" })
+	w.Do(nil, func() { did <- "second" })
+	select {
+	case s := <-did:
+		t.Errorf("the %s did not wait", s)
+	default:
+	}
+	w.Hurry()
+	if a, b := <-did, <-did; a != "first" || b != "second" {
+		t.Errorf("%s, %s", a, b)
+	}
+	w.Do(nil, func() { did <- "third" })
+	if err := w.Flush(context.Background()); err != nil || len(did) != 1 {
+		t.Errorf("flush: %v, %d done", err, len(did))
+	}
+	w.Do(nil, func() { did <- "last" })
+	if err := w.Close(context.Background()); err != nil || len(did) != 2 {
+		t.Errorf("close: %v, %d done", err, len(did))
 	}
 }
