@@ -118,7 +118,7 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 		c.in.linger = p.Linger
 	}
 	c.in.init(s.Early)
-	c.out = output{conn: nc, raw: c.raw, stuck: c.cfg.StuckTimeout, sent: c.sent, avoid: c.dev.Avoid}
+	c.out = output{conn: nc, raw: c.raw, stuck: c.cfg.StuckTimeout, sent: c.sent, avoid: c.avoid}
 	c.out.init()
 	s.Live.watch(c)
 	return c
@@ -189,9 +189,27 @@ func (c *conn) log() *slog.Logger {
 // connection alone. It must be deferred.
 func (c *conn) recovered(err *error) {
 	if p := recover(); p != nil {
-		*err = fmt.Errorf("%w: %v", ErrPanic, p)
-		c.log().Error("panic while serving a request; the connection ends", "panic", p, "stack", string(debug.Stack()))
+		*err = c.panicked(p)
 	}
+}
+
+// endOnPanic ends the connection after a panic where there is nobody to return an
+// error to. It must be deferred.
+func (c *conn) endOnPanic() {
+	if p := recover(); p != nil {
+		c.fail(c.panicked(p))
+	}
+}
+
+func (c *conn) panicked(p any) error {
+	c.log().Error("panic while serving a request; the connection ends", "panic", p, "stack", string(debug.Stack()))
+	return fmt.Errorf("%w: %v", ErrPanic, p)
+}
+
+// avoid passes on a span that could not be sent. Whoever owns the output calls it.
+func (c *conn) avoid(s block.Span) {
+	defer c.endOnPanic()
+	c.dev.Avoid(s)
 }
 
 // verdict says why the connection ended.

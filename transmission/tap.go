@@ -62,6 +62,7 @@ func (c *conn) tapBegun(q *request) {
 
 // tapEnded tells how a worker has answered a request.
 func (c *conn) tapEnded(q *request, err error) {
+	defer c.endOnPanic()
 	e := proto.OK
 	if err != nil {
 		e = errnoOf(err, &q.Request)

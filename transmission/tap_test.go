@@ -2,6 +2,7 @@ package transmission
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -344,4 +345,26 @@ func TestLive(t *testing.T) {
 	if live.Stats() != r.stats {
 		t.Errorf("%+v, and in the end %+v", live.Stats(), r.stats)
 	}
+}
+
+// endPanics is a Tap that panics when it is told of an answer.
+type endPanics struct{ recorder }
+
+func (*endPanics) Ended(uint64, proto.Errno)                   { panic("the tap's own") }
+func (*endPanics) Answered(proto.Request, []byte, proto.Errno) { panic("the tap's own") }
+
+// TestTapPanics: a panic of the tap ends that connection alone, also in a worker.
+func TestTapPanics(t *testing.T) {
+	forPaths(t, func() *ramDisk { return newRAM(mib) }, func(t *testing.T, _ *ramDisk, dev *block.Device) {
+		group := new(Group)
+		b := serve(t, dev, setup{group: group})
+		b.alive()
+		a := serve(t, dev, setup{group: group, session: func(s *Session) { s.Tap = new(endPanics) }})
+		a.send(proto.Request{Command: proto.CmdWrite}, full(1, 4096))
+		if err := a.wait(); !errors.Is(err, ErrPanic) {
+			t.Errorf("%v, want ErrPanic", err)
+		}
+		b.want(proto.OK, proto.Request{Command: proto.CmdWrite}, full(2, 4096))
+		b.end()
+	})
 }
