@@ -9,11 +9,13 @@
 //
 // The -must file has one line for each test, or family of tests, that must have
 // run: the package's path below the module, and a pattern for the test's name as
-// in [path.Match]. Empty lines and lines that begin with # are ignored.
+// in [path.Match], or one that ends in / and the names of subtests that are put behind
+// it. Empty lines and lines that begin with # are ignored.
 //
 //	test/interop   TestCopy/*
+//	test/vm        TestVM/6.1/   ext4 vsock
 //
-// Each line wants at least one test that passed, and none that was skipped. With
+// Each pattern wants at least one test that passed, and none that was skipped. With
 // -only PREFIX, lines for packages outside that path are left aside. With -quiet only
 // the numbers and the complaints of failed tests are printed, for events that were
 // shown before.

@@ -24,13 +24,20 @@ func parseRules(in io.Reader) ([]rule, error) {
 			continue
 		}
 		words := strings.Fields(line)
-		if len(words) != 2 {
-			return nil, fmt.Errorf("line %d: want a package and a test, not %q", n, line)
+		if len(words) < 2 || strings.HasSuffix(words[1], "/") != (len(words) > 2) {
+			return nil, fmt.Errorf("line %d: want a package and a test, or a package, a test with / behind it, and subtests; not %q", n, line)
 		}
-		if _, err := path.Match(words[1], ""); err != nil {
-			return nil, fmt.Errorf("line %d: %q: %w", n, words[1], err)
+		names := words[2:]
+		if len(names) == 0 {
+			names = []string{""}
 		}
-		rules = append(rules, rule{words[0], words[1]})
+		for _, name := range names {
+			pattern := words[1] + name
+			if _, err := path.Match(pattern, ""); err != nil {
+				return nil, fmt.Errorf("line %d: %q: %w", n, pattern, err)
+			}
+			rules = append(rules, rule{words[0], pattern})
+		}
 	}
 	return rules, sc.Err()
 }
