@@ -41,7 +41,7 @@ type loadWriter struct {
 	acked [loadArea]uint64
 	maybe [loadArea]uint64 // of a write that failed: it may be there or not
 	done  atomic.Int64     // writes that were acknowledged
-	worst time.Duration    // that a write took
+	worst time.Duration    // that it was kept waiting: by a write, a read, a flush
 }
 
 // StartLoad starts n writers on the device, each on a processor of its own as far as there
@@ -72,6 +72,7 @@ func StartLoad(t *T, path string, n int) *Load {
 func (l *Load) work(f *os.File, w *loadWriter) {
 	p, q := Buffer(loadBlock), Buffer(loadBlock)
 	for n := uint64(1); ; n++ {
+		began := time.Now()
 		select {
 		case <-l.stop:
 			return
@@ -93,6 +94,7 @@ func (l *Load) work(f *os.File, w *loadWriter) {
 				return
 			}
 		}
+		w.worst = max(w.worst, time.Since(began))
 	}
 }
 
@@ -102,11 +104,9 @@ func (w *loadWriter) write(f *os.File, p []byte, n uint64) error {
 	binary.BigEndian.PutUint64(p, n)
 	binary.BigEndian.PutUint64(p[loadBlock-8:], n)
 	w.maybe[b] = n
-	began := time.Now()
 	if _, err := f.WriteAt(p, int64(w.first+b)*loadBlock); err != nil {
 		return err
 	}
-	w.worst = max(w.worst, time.Since(began))
 	w.acked[b], w.maybe[b] = n, 0
 	w.done.Add(1)
 	return nil
@@ -155,7 +155,7 @@ func (l *Load) Stop() {
 	l.wg.Wait()
 }
 
-// Worst returns how long the longest write took. The load must have stopped.
+// Worst returns for how long a writer was kept waiting at most. The load must have stopped.
 func (l *Load) Worst() (d time.Duration) {
 	for _, w := range l.writers {
 		d = max(d, w.worst)
@@ -180,5 +180,5 @@ func (l *Load) Verify(path string) {
 			}
 		}
 	}
-	l.t.Logf("%d writes were acknowledged and are there; the longest took %v", l.Written(), l.Worst().Round(time.Millisecond))
+	l.t.Logf("%d writes were acknowledged and are there; a writer was kept waiting for %v at most", l.Written(), l.Worst().Round(time.Millisecond))
 }

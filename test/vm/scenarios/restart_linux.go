@@ -140,9 +140,17 @@ func stuckDisk(t *guest.T) {
 // dropped loses every packet between the two for a while. Neither end is told.
 func dropped(t *guest.T) {
 	one, four := keepAt(t, 0, 1, 5), keepAt(t, 1, 4, 5)
-	guest.LosePackets(t, "lo", 30*time.Second)
-	one.end(t)
-	four.end(t)
+	const lost = 30 * time.Second
+	guest.LosePackets(t, "lo", lost)
+	for _, k := range []*kept{one, four} {
+		k.end(t)
+		if k.deaths() == 0 {
+			t.Errorf("no connection has died by the loss:\n%s", k.Log())
+		}
+		if worst := k.load.Worst(); worst < lost-time.Second {
+			t.Errorf("all went on within %v, while packets were lost for %v", worst, lost)
+		}
+	}
 }
 
 // moved lets another server, elsewhere, take over the image, and give it back.
