@@ -163,26 +163,36 @@ func keepSecret(t *guest.T) *kept {
 
 // times measures how long it takes to attach a device, and to be back after a server's
 // return: for requests that were sent already, and for new ones.
-func times(t *guest.T) {
-	const rounds = 3
-	image := guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), 16*mib)
-	s := serve(t, image)
+func times(t *guest.T) { timesOf(t, 1) }
+
+// timesOfFour does it with four connections.
+func timesOfFour(t *guest.T) { timesOf(t, 4) }
+
+func timesOf(t *guest.T, connections int) {
+	const samples = 3
 	for _, timeout := range []string{"0", "5", "30"} {
 		var attach, sent, fresh guest.Durations
-		for range rounds {
+		var waiting []func() time.Duration
+		// Those that were sent wait for the kernel's timer, half a minute, side by side.
+		for number := range samples {
+			s := serve(t, guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), 16*mib))
 			began := time.Now()
-			k := guest.Keep{URIs: []string{s.TCPURI("nbd", "disk")}, Args: []string{"-t", timeout}}.Do(t, 0)
+			k := guest.Keep{URIs: []string{s.TCPURI("nbd", "disk")}, Connections: connections, Args: []string{"-t", timeout}}.Do(t, number)
 			attach.Add(time.Since(began))
-			if len(sent) == 0 || timeout == "5" { // the others take half a minute each
-				a, b := comeBack(t, s, k)
-				sent.Add(a)
-				fresh.Add(b)
-			}
-			k.Detach()
+			soon, late := comeBack(t, s, k)
+			fresh.Add(soon)
+			waiting = append(waiting, func() time.Duration {
+				defer s.Stop()
+				defer k.Detach()
+				return late()
+			})
 		}
-		t.Logf(guest.Measured+"request timeout %s s: attach %v; after the server's return: sent before %v, new %v", timeout, attach, sent, fresh)
+		for _, late := range waiting {
+			sent.Add(late())
+		}
+		t.Logf(guest.Measured+"request timeout %s s, connections: %d: attach %v; after the server's return: sent before %v, new %v",
+			timeout, connections, attach, sent, fresh)
 	}
-	s.Stop()
 }
 
 // awaitAttached waits until the client has done all that it does at first. The device can be
@@ -192,18 +202,22 @@ func awaitAttached(t *guest.T, k *guest.Keeper) {
 }
 
 // comeBack lets the server die with one request under way, and tells how long after its
-// return that one is answered, and one that was not sent before.
-func comeBack(t *guest.T, s *harness.Server, k *guest.Keeper) (sent, fresh time.Duration) {
+// return a request is answered that was not sent before. What it returns waits for the
+// other one, and tells the same of it.
+func comeBack(t *guest.T, s *harness.Server, k *guest.Keeper) (fresh time.Duration, sent func() time.Duration) {
 	awaitAttached(t, k)
 	f, g := guest.Direct(t, k.Path), guest.Direct(t, k.Path)
-	defer f.Close()
 	defer g.Close()
 	guest.WriteAt(t, f, guest.Filled(1, 4096), 0)
 	guest.StopProcess(t, s.PID())
-	done := make(chan time.Time, 1)
+	type answer struct {
+		at  time.Time
+		err error
+	}
+	done := make(chan answer, 1)
 	go func() {
-		f.WriteAt(guest.Filled(2, 4096), 0)
-		done <- time.Now()
+		_, err := f.WriteAt(guest.Filled(2, 4096), 0)
+		done <- answer{time.Now(), err}
 	}()
 	t.Await("the request is under way", func() bool {
 		_, writes := guest.InFlight(t, k.Name)
@@ -213,6 +227,11 @@ func comeBack(t *guest.T, s *harness.Server, k *guest.Keeper) (sent, fresh time.
 	s.Restart(t)
 	began := time.Now()
 	guest.WriteAt(t, g, guest.Filled(3, 4096), 8192)
-	fresh = time.Since(began)
-	return (<-done).Sub(began), fresh
+	return time.Since(began), func() time.Duration {
+		a := <-done
+		t.Must(a.err, "the request that was sent before")
+		guest.ReadBack(t, f, guest.Filled(2, 4096), 0)
+		f.Close()
+		return a.at.Sub(began)
+	}
 }

@@ -61,6 +61,7 @@ func ofKeeper() []guest.Scenario {
 		{Name: "peers", Series: all, Main: []string{"6.12"}, Run: peers, Host: peersHost},
 		{Name: "tls", Series: all, Run: overTLS},
 		{Name: "times", Series: all, Main: []string{"6.12"}, Run: times},
+		{Name: "times-of-four", Series: all, Run: timesOfFour, Long: true},
 		{Name: "fio", Series: all, Main: []string{"6.12"}, Run: fio, Programs: []string{"fio"}},
 		{Name: "many-restarts", Series: all, Run: manyRestarts, Long: true},
 	}
