@@ -74,3 +74,44 @@ func killWith(t *guest.T, s *harness.Server, k *guest.Keeper, underWay bool) {
 		}
 	}
 }
+
+// forced detaches a device by force that hangs under a mounted file system: its server is
+// gone, or stands, and somebody waits for it. He is told of the error, the file system can be
+// unmounted, and then the device is free.
+func forced(t *guest.T) {
+	for _, connections := range []int{1, 4} {
+		for _, gone := range []bool{true, false} {
+			forcedOf(t, connections, gone)
+		}
+	}
+}
+
+func forcedOf(t *guest.T, connections int, gone bool) {
+	s := serve(t, guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), 16*mib))
+	k := guest.Keep{URIs: []string{s.TCPURI("nbd", "disk")}, Connections: connections}.Do(t, 0)
+	awaitAttached(t, k)
+	guest.Mkfs(t, k.Path)
+	m := guest.Mount(t, k.Path, "")
+	t.Must(syncedWrite(filepath.Join(m.Dir, "before"), guest.Filled(1, 4096)), "write")
+	guest.StopProcess(t, s.PID())
+	wrote := make(chan error, 1)
+	go func() { wrote <- syncedWrite(filepath.Join(m.Dir, "file"), guest.Filled(2, 64<<10)) }()
+	t.Await("somebody waits", func() bool { return guest.BlockedThreads(t) > 0 })
+	if gone {
+		s.Kill()
+		t.Await("the connections are dead", func() bool { return strings.Count(k.Log(), "a connection has died") >= connections })
+	}
+	wantClient(t, 0, "mounted on "+m.Dir, "detach", "--force", k.Path)
+	if err := <-wrote; err == nil {
+		t.Error("a write is said to be stable that no server has answered")
+	}
+	m.Unmount()
+	wantClient(t, 0, "", "wait", k.Path, "gone", "--timeout", "60")
+	if err := k.Process.Wait(); err != nil {
+		t.Errorf("nbd-client ended by: %v", err)
+	}
+	k.Gone()
+	if !gone {
+		s.Kill()
+	}
+}

@@ -55,6 +55,7 @@ func ofKeeper() []guest.Scenario {
 		{Name: "moved-server", Series: all, Run: moved},
 		{Name: "crashed-client", Series: all, Run: crashedClient},
 		{Name: "on-failure", Series: all, Run: onFailure},
+		{Name: "forced", Series: all, Main: []string{"6.12"}, Run: forced},
 		{Name: "bad-sector-kept", Series: all, Run: badSectorKept},
 		{Name: "grown", Series: all, Run: grown},
 		{Name: "grown-alone", Series: all, Run: grownAlone, Long: true},
