@@ -196,33 +196,66 @@ func clientServe(t *guest.T) {
 	harness.Same(t, image, before)
 }
 
-// clientService hands devices to a supervisor, which is killed and started anew.
+// clientService hands devices to a supervisor, which makes way for a second one, starts
+// anew, and is killed.
 func clientService(t *guest.T) {
 	t.Cleanup(func() { detachAll(t) })
 	image := guest.Empty(t, filepath.Join(t.TempDir(), "disk.img"), 16*mib)
 	s := serve(t, image)
 	tab := filepath.Join(t.TempDir(), "nbdtab")
 	t.Must(os.WriteFile(tab, []byte("nbd3 "+s.URI("disk")+" auto,identifier=auto\n"), 0o600), "nbdtab")
-	service := harness.Spawn(t, nil, guest.ClientPath, "supervisor", "--nbdtab", tab)
+	start := func() *harness.Process { return harness.Spawn(t, nil, guest.ClientPath, "supervisor", "--nbdtab", tab) }
+	service := start()
 	wantClient(t, 0, "", "wait", "nbd3", "ready", "--timeout", "60")
-	wantClient(t, 0, "/dev/nbd1\n", s.URI("disk"), "nbd1")
+	wantClient(t, 0, "/dev/nbd1\n", s.URI("disk"), "nbd1", "-t", "3")
+	service = succeeded(t, s, service, start)
+
 	f := guest.Direct(t, "/dev/nbd1")
 	defer f.Close()
 	data := guest.Filled(1, 64<<10)
 	guest.WriteAt(t, f, data, 4096)
-	service.Signal(unix.SIGKILL)
-	service.Wait()
+	service.Kill()
 	wantClient(t, 0, "orphaned", "status", "nbd1")
 	guest.ReadBack(t, f, data, 4096) // its connections live on
-	next := harness.Spawn(t, nil, guest.ClientPath, "supervisor", "--nbdtab", tab)
-	t.Await("the devices are kept again", func() bool {
-		_, out, _ := nbdClient(t, "status", "nbd1")
-		_, auto, _ := nbdClient(t, "status", "nbd3")
-		return strings.Contains(out+auto, "keeps it") && strings.Contains(out, "state:       attached\n") && strings.Contains(auto, "state:       attached\n")
-	})
+	service = start()
+	awaitKept(t, "nbd1", "nbd3")
 	guest.WriteAt(t, f, data, 8192)
 	guest.ReadBack(t, f, data, 8192)
 	f.Close()
 	wantClient(t, 0, "", "detach", "nbd1", "nbd3")
-	next.Stop()
+	service.Stop()
+}
+
+// succeeded lets a second supervisor take the place of the first one under load, and then
+// start anew. The sockets are passed on, no connection is made for that; but when the server
+// dies, it is. It returns the second one.
+func succeeded(t *guest.T, s *harness.Server, first *harness.Process, start func() *harness.Process) *harness.Process {
+	load := guest.StartLoad(t, "/dev/nbd1", loaders)
+	load.Progress(20, back)
+	next := start()
+	if err := first.Wait(); err != nil {
+		t.Errorf("the first supervisor ended by: %v", err)
+	}
+	awaitKept(t, "nbd1", "nbd3")
+	load.Progress(20, back)
+	wantClient(t, 0, "", "upgrade", "nbd1")
+	awaitKept(t, "nbd1", "nbd3")
+	load.Progress(20, back)
+	wantClient(t, 0, "reconnects:  0\n", "status", "nbd1")
+	s.Kill()
+	s.Restart(t)
+	load.Progress(20, back)
+	wantClient(t, 0, "reconnects:  1\n", "status", "nbd1")
+	load.Verify("/dev/nbd1")
+	return next
+}
+
+// awaitKept waits until a process keeps the devices, and they are attached.
+func awaitKept(t *guest.T, devices ...string) {
+	for _, dev := range devices {
+		t.Await(dev+" is kept", func() bool {
+			_, out, _ := nbdClient(t, "status", dev)
+			return strings.Contains(out, "keeps it") && strings.Contains(out, "state:       attached\n")
+		})
+	}
 }
