@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -144,7 +145,7 @@ func shortRequests(t *guest.T) {
 
 // clientRounds attaches a disk with a partition, and detaches it, again and again, in every
 // way. Each time the same device is free, its partition appears, and is gone when
-// detach has ended; nothing is left over: no process, no connection, no state.
+// detach has ended; nothing is left over: no process, no connection, no file.
 func clientRounds(t *guest.T) { roundsOf(t, 16) }
 
 // manyRounds is a longer run, to be asked for by its name.
@@ -158,7 +159,15 @@ func roundsOf(t *guest.T, rounds int) {
 	t.Must(err, "partition table")
 	f.Close()
 	s := serve(t, image)
-	ways := [][]string{{s.URI("disk")}, {"--serve", image}, {s.TCPURI("nbd", "disk"), "-C", "2"}, {s.URI("disk"), "--no-supervise"}}
+	certificates := harness.NewAuthority(t, t.TempDir(), "authority").Issue(t, "server", "server", "localhost")
+	secret := harness.Start(t, harness.Config{
+		Generic: "force_tls = true\n" + harness.ServerLines(certificates, ""), Exports: "[disk]\nexportname = " + image + "\n", TCP: true,
+	})
+	ways := [][]string{
+		{s.URI("disk")}, {"--serve", image}, {s.TCPURI("nbd", "disk"), "-C", "2"}, {s.URI("disk"), "--no-supervise"},
+		{s.URI("disk"), "-L"}, {secret.TCPURI("nbds", "disk"), "-A", filepath.Join(certificates, "ca-cert.pem")},
+	}
+	before := runFiles(t) // processes that were killed have left some
 	for round := range rounds {
 		args := ways[round%len(ways)]
 		dev := strings.TrimSpace(wantClient(t, 0, "/dev/nbd0\n", args...))
@@ -173,8 +182,25 @@ func roundsOf(t *guest.T, rounds int) {
 			break
 		}
 	}
+	t.Await("the processes have ended, and taken their files with them", func() bool {
+		return !slices.ContainsFunc(runFiles(t), func(name string) bool { return !slices.Contains(before, name) })
+	})
+	guest.AwaitConnections(t, secret, 0)
+	secret.Stop()
 	guest.AwaitConnections(t, s, 0)
 	s.Stop()
+}
+
+// runFiles returns the names of what processes of nbd-client have in /run.
+func runFiles(t *guest.T) (names []string) {
+	list, err := os.ReadDir("/run/nbd")
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Must(err, "files in /run")
+	}
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	return names
 }
 
 // zeroes clears stretches of a kept device, and discards others. Where the kernel can tell
