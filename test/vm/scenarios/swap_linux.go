@@ -37,7 +37,7 @@ func Little() []guest.Scenario {
 		{Name: "swap-beside", Series: all, Run: swapBeside},
 		{Name: "swap-beside-tcp", Series: all, Run: swapBesideTCP, Long: true},
 		{Name: "swap-tls", Series: all, Long: true, Run: swapTLS, Host: swapTLSHost},
-		{Name: "loopback-writes", Series: all, Main: []string{"6.12"}, Run: loopbackWrites},
+		{Name: "loopback-writes", Series: all, Run: loopbackWrites},
 	}
 }
 
