@@ -179,18 +179,22 @@ func Own(kind string, missing func() string) Need { return Need{kind, missing} }
 // for tests that fetch much, or take long, before they are able to run.
 func AskedOrMust(word string) Need {
 	return Need{"", func() string {
-		if !named(os.Getenv(Run), word) && !named(os.Getenv(MustRun), word) {
+		if !Wanted(word) && !named(os.Getenv(MustRun), word) {
 			return fmt.Sprintf("runs only with %s=%s", Run, word)
 		}
 		return ""
 	}}
 }
 
+// Wanted reports whether NBD_TEST_RUN names word, or is "all": for tests that choose
+// what they do by it.
+func Wanted(word string) bool { return named(os.Getenv(Run), word) }
+
 // Asked needs NBD_TEST_RUN to name word, or to be "all". Leaving such a test out is
 // never a failure.
 func Asked(word string) Need {
 	return Need{"", func() string {
-		if !named(os.Getenv(Run), word) {
+		if !Wanted(word) {
 			return fmt.Sprintf("runs only with %s=%s", Run, word)
 		}
 		return ""

@@ -4,14 +4,17 @@
 // loop and device mapper devices behind the server, and what nbd.ko does when a
 // server ends.
 //
-//	NBD_TEST_RUN=vm go test ./test/vm                  # all kernels, all scenarios
-//	go test ./test/vm -run 'VM/6.1$/ext4' -v           # one scenario on one kernel
+//	NBD_TEST_RUN=vm go test -timeout 1h ./test/vm          # what CI runs
+//	NBD_TEST_RUN=vm-long go test -timeout 3h ./test/vm     # the rest; .ci/vm-long
+//	go test ./test/vm -run 'VM/6.1$/ext4' -v               # one scenario on one kernel
 //
-// (Patterns of -run match anywhere: without the $, 6.1 is 6.12 too.)
+// (Patterns of -run match anywhere: without the $, 6.1 is 6.12 too.) The names of the
+// scenarios stand in scenarios/table_linux.go, and in swap_linux.go those of
+// TestLittleMemory. The rest is what takes long, and what CI runs on one kernel only.
 //
 // The tests run only when they are asked for, since they fetch 60 MB of kernels the
-// first time and take minutes: by NBD_TEST_RUN=vm, by "vm" in NBD_TEST_MUST_RUN, or
-// by a -run that names VM. They need amd64 Linux with Debian's tools; [Need] lists
+// first time and take minutes: by NBD_TEST_RUN, by "vm" in NBD_TEST_MUST_RUN, or
+// by a -run that names them. They need amd64 Linux with Debian's tools; [Need] lists
 // the programs, and .ci/install installs them. They need neither root nor KVM.
 //
 // # How it works
@@ -32,12 +35,12 @@
 // (debian.go, system_linux_test.go), in which the agent is a service.
 //
 // As many machines run at a time as the host has processors (-parallel), since each keeps
-// one busy. One machine runs many scenarios, one after the other. A scenario that fails, or
-// leaves something behind (a mount, an attached device, a process), costs the machine:
-// the next one gets a new one. A scenario passes only if the machine says so, with the
-// number that was drawn for this run; a crash, a hang or a missing scenario are
-// failures. A machine that does not come up is started a second time, since QEMU
-// without KVM sometimes restarts before the kernel has begun.
+// one busy at most; on CI one more. One machine runs many scenarios, one after the other.
+// A scenario that fails, or leaves something behind (a mount, an attached device, a
+// process), costs the machine: the next one gets a new one. A scenario passes only if the
+// machine says so, with the number that was drawn for this run; a crash, a hang or a
+// missing scenario are failures. A machine that does not come up is started a second time,
+// since QEMU without KVM sometimes restarts before the kernel has begun.
 //
 // # Add a scenario
 //
@@ -48,9 +51,9 @@
 //  1. Write a function func(t *guest.T) there. Whatever it sets up, it undoes by
 //     t.Cleanup; the helpers do that by themselves.
 //  2. Put it into the table in scenarios/table_linux.go, with the series of kernels
-//     that it is for; what takes long runs on one of them (Main), or only by name
-//     (Long). Further programs of the host go to Programs, and modules to Modules, in
-//     the same file.
+//     that it is for; what takes long runs on one of them (Main), or on none (Long), if
+//     it is not asked for by its name or as one of the rest. Further programs of the
+//     host go to Programs, and modules to Modules, in the same file.
 //  3. If it needs something outside of the machine, a server for example, give it a
 //     Host function, which runs before in the test itself. The machine reaches the
 //     loopback interface of the host at guest.HostAddress.

@@ -1,10 +1,8 @@
 package vm
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"nbd.example/nbd/internal/testgate"
@@ -15,9 +13,7 @@ import (
 // TestLittleMemory/SERIES/SCENARIO. Each has a machine of its own: what one has done to
 // the memory would be there for the next.
 func TestLittleMemory(t *testing.T) {
-	if !strings.Contains(flag.Lookup("test.run").Value.String(), "LittleMemory") {
-		testgate.Requires(t, testgate.AskedOrMust("vm"))
-	}
+	choose(t, "LittleMemory")
 	programs := []string{"mkfs.ext4"}
 	testgate.Requires(t, Need(programs...))
 	t.Parallel()

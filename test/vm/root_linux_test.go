@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -30,12 +29,11 @@ type station struct {
 // hooks that Debian has a use for, and works in it while the server is restarted. What
 // one boot has written, the next one finds.
 func TestRootOnNBD(t *testing.T) {
-	if !strings.Contains(flag.Lookup("test.run").Value.String(), "RootOnNBD") {
-		testgate.Requires(t, testgate.AskedOrMust("vm"))
-	}
+	choose(t, "RootOnNBD")
 	testgate.Requires(t, Need("mkfs.ext4", "e2fsck", "chroot", "mknod"), testgate.Root())
 	t.Parallel()
 	t.Run("initramfs-tools", func(t *testing.T) {
+		skipUnlessDaily(t)
 		s := newStation(t, "6.12")
 		archive := s.initramfsTools()
 		// As dracut's documentation has it, which our hooks take everywhere.
@@ -46,8 +44,8 @@ func TestRootOnNBD(t *testing.T) {
 		s.server.Stop()
 	})
 	t.Run("dracut", func(t *testing.T) {
-		if !asked("dracut") {
-			t.Skip("takes three minutes: runs when -run names dracut")
+		if !asked("dracut") && !testgate.Wanted(restWord) {
+			t.Skipf("takes three minutes: runs when -run names dracut, or with %s=%s", testgate.Run, restWord)
 		}
 		s := newStation(t, "6.1")
 		archive := s.dracut()

@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"flag"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -19,6 +18,7 @@ var series = []string{"6.1", "6.12"}
 
 // TestVM runs the scenarios, TestVM/SERIES/SCENARIO.
 func TestVM(t *testing.T) {
+	choose(t, "VM")
 	c := contents(t)
 	for _, name := range series {
 		t.Run(name, func(t *testing.T) {
@@ -28,13 +28,9 @@ func TestVM(t *testing.T) {
 	}
 }
 
-// contents builds what the machines need, or skips the test. The test goes on beside
-// others.
+// contents builds what the machines need. The test goes on beside others.
 func contents(t *testing.T) Contents {
 	t.Helper()
-	if !strings.Contains(flag.Lookup("test.run").Value.String(), "VM") {
-		testgate.Requires(t, testgate.AskedOrMust("vm"))
-	}
 	testgate.Requires(t, Need(scenarios.Programs()...))
 	t.Parallel()
 	modules, options := scenarios.Modules()
@@ -86,17 +82,6 @@ func runSeries(t *testing.T, name string, c Contents) {
 	}
 }
 
-// runs reports whether a scenario is to run on a kernel.
-func runs(s *guest.Scenario, series string) bool {
-	always := !s.Long && (s.Main == nil || slices.Contains(s.Main, series))
-	return slices.Contains(s.Series, series) && (always || asked(s.Name))
-}
-
-// asked reports whether -run names a scenario.
-func asked(scenario string) bool {
-	return strings.Contains(flag.Lookup("test.run").Value.String(), scenario)
-}
-
 // TestTable holds the table of scenarios to what the rest expects of it.
 func TestTable(t *testing.T) {
 	names := map[string]bool{}
@@ -124,6 +109,8 @@ func TestTable(t *testing.T) {
 // TestVMHarness wants scenarios that do not end well to fail, whatever happens to the
 // machine, and the next one to run all the same.
 func TestVMHarness(t *testing.T) {
+	choose(t, "VM")
+	skipUnlessDaily(t)
 	c := contents(t)
 	k, err := FetchKernel(t.Context(), series[0])
 	if err != nil {

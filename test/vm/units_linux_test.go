@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,9 +20,8 @@ import (
 // it boots again, without the service that keeps many devices, and before the server is
 // there.
 func TestUnits(t *testing.T) {
-	if !strings.Contains(flag.Lookup("test.run").Value.String(), "Units") {
-		testgate.Requires(t, testgate.AskedOrMust("vm"))
-	}
+	choose(t, "Units")
+	skipUnlessDaily(t)
 	testgate.Requires(t, Need("mkfs.ext4", "e2fsck", "chroot", "mknod", "sfdisk", "mkswap"), testgate.Root())
 	t.Parallel()
 	s := newSystem(t, "6.12")

@@ -28,10 +28,10 @@ type Scenario struct {
 	Host func(testing.TB) []string
 	// Programs of the host that only this scenario needs. It gets a machine of its own.
 	Programs []string
-	// Main are the series that it always runs on, if they are not all of Series. On the
-	// others it runs when -run names it.
+	// Main are the series that CI runs it on, if they are not all of Series. On the others
+	// it runs when -run names it, or NBD_TEST_RUN the rest.
 	Main []string
-	// Long scenarios take longer than CI has. They run when -run names them.
+	// Long scenarios take longer than CI has: it runs them on none.
 	Long bool
 }
 

@@ -22,7 +22,7 @@ const AgentWord = "agent"
 const SystemAgentWord = "system-agent"
 
 // life is how long a machine may run. It is for machines that nobody ends.
-const life = 30 * time.Minute
+const life = 3 * time.Hour
 
 // Environment is that of every program in the machine.
 var Environment = []string{
