@@ -2,12 +2,14 @@ package vm
 
 import (
 	"flag"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"nbd.example/nbd/internal/testgate"
 	"nbd.example/nbd/test/vm/guest"
+	"nbd.example/nbd/test/vm/scenarios"
 )
 
 // restWord is the word in NBD_TEST_RUN for the rest: what CI has no time for, which is long
@@ -71,6 +73,32 @@ func TestChoice(t *testing.T) {
 		}
 		if a, b, c := where(every), where(few), where(long); a != tt.every || b != tt.few || c != tt.long {
 			t.Errorf("%s=%s: runs on %q, %q if mainly for one, %q if long; want %q, %q, %q", testgate.Run, tt.words, a, b, c, tt.every, tt.few, tt.long)
+		}
+	}
+}
+
+// TestMustRun wants CI to notice if one of its scenarios does not run.
+func TestMustRun(t *testing.T) {
+	const path = "../../.ci/must-run.txt"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		if words := strings.Fields(line); len(words) > 2 && words[0] == "test/vm" {
+			for _, name := range words[2:] {
+				listed[words[1]+name] = true
+			}
+		}
+	}
+	for test, table := range map[string][]guest.Scenario{"TestVM": scenarios.Table(), "TestLittleMemory": scenarios.Little()} {
+		for _, s := range table {
+			for _, k := range series {
+				if name := test + "/" + k + "/" + s.Name; onCI(&s, k) && !listed[name] {
+					t.Errorf("%s does not list %s", path, name)
+				}
+			}
 		}
 	}
 }

@@ -53,7 +53,8 @@
 //  2. Put it into the table in scenarios/table_linux.go, with the series of kernels
 //     that it is for; what takes long runs on one of them (Main), or on none (Long), if
 //     it is not asked for by its name or as one of the rest. Further programs of the
-//     host go to Programs, and modules to Modules, in the same file.
+//     host go to Programs, and modules to Modules, in the same file. Its name goes into
+//     .ci/must-run.txt.
 //  3. If it needs something outside of the machine, a server for example, give it a
 //     Host function, which runs before in the test itself. The machine reaches the
 //     loopback interface of the host at guest.HostAddress.
