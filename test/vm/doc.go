@@ -34,8 +34,9 @@
 // TestRootOnNBD and TestUnits boot a whole Debian with systemd in place of that init
 // (debian.go, system_linux_test.go), in which the agent is a service.
 //
-// As many machines run at a time as the host has processors (-parallel), since each keeps
-// one busy at most; on CI one more. One machine runs many scenarios, one after the other.
+// As many tests run at a time as the host has processors (-parallel), since each keeps one
+// busy at most; those of TestVM have two machines each, one of which mostly waits for timers
+// of the kernel. One machine runs many scenarios, one after the other.
 // A scenario that fails, or leaves something behind (a mount, an attached device, a
 // process), costs the machine: the next one gets a new one. A scenario passes only if the
 // machine says so, with the number that was drawn for this run; a crash, a hang or a

@@ -30,7 +30,7 @@ const qemu = "qemu-system-x86_64"
 // speed.
 const (
 	bootLimit = 90 * time.Second
-	runLimit  = 3 * time.Minute
+	runLimit  = 5 * time.Minute
 	longLimit = 25 * time.Minute // for scenarios that CI has no time for
 	// grace is how much longer than the machine itself the host waits for the end of
 	// a scenario: time in a machine under load is not that of the host.
@@ -79,6 +79,13 @@ func NewLab(t testing.TB, name string, k *Kernel, c Contents) *Lab {
 	}
 	t.Cleanup(l.discard)
 	return l
+}
+
+// another returns a lab for a machine of the same kind beside this one's.
+func (l *Lab) another(name string) *Lab {
+	other := &Lab{t: l.t, name: name, kernel: l.kernel, archive: l.archive, network: l.network, cpus: l.cpus}
+	l.t.Cleanup(other.discard)
+	return other
 }
 
 // Run runs a scenario, in the machine that is there or a new one. The test passes only

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,37 +50,46 @@ func contents(t *testing.T) Contents {
 	return c
 }
 
-// runSeries runs the scenarios of one kernel.
+// runSeries runs the scenarios of one kernel, the groups beside each other.
 func runSeries(t *testing.T, name string, c Contents) {
 	k, err := FetchKernel(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	lab := NewLab(t, name, k, c)
-	lab.cpus = scenarios.Processors
-	for _, s := range scenarios.Table() {
-		if runs(&s, name) {
-			t.Run(s.Name, func(t *testing.T) {
-				lab := lab
-				if len(s.Programs) > 0 {
-					testgate.Requires(t, Need(s.Programs...))
-					own := c
-					own.Programs = append(slices.Clip(c.Programs), s.Programs...)
-					lab = NewLab(t, name+"-"+s.Name, k, own)
-					lab.cpus = scenarios.Processors
+	first := NewLab(t, name, k, c)
+	first.cpus = scenarios.Processors
+	var groups sync.WaitGroup
+	for i, group := range scenarios.Groups() {
+		lab := first.another(fmt.Sprintf("%s-group%d", name, i+1))
+		groups.Go(func() {
+			for _, s := range group {
+				if runs(&s, name) {
+					t.Run(s.Name, func(t *testing.T) { runScenario(t, lab, &s, c) })
 				}
-				var args []string
-				if s.Host != nil {
-					args = s.Host(t)
-				}
-				lab.limit = 0
-				if s.Long {
-					lab.limit = longLimit
-				}
-				lab.Run(t, s.Name, args...)
-			})
-		}
+			}
+		})
 	}
+	groups.Wait()
+}
+
+// runScenario runs a scenario in the machine of a lab, or, if it needs programs that the
+// others do not, in one of its own.
+func runScenario(t *testing.T, lab *Lab, s *guest.Scenario, c Contents) {
+	if len(s.Programs) > 0 {
+		testgate.Requires(t, Need(s.Programs...))
+		c.Programs = append(slices.Clip(c.Programs), s.Programs...)
+		lab = NewLab(t, lab.name+"-"+s.Name, lab.kernel, c)
+		lab.cpus = scenarios.Processors
+	}
+	var args []string
+	if s.Host != nil {
+		args = s.Host(t)
+	}
+	lab.limit = 0
+	if s.Long {
+		lab.limit = longLimit
+	}
+	lab.Run(t, s.Name, args...)
 }
 
 // TestTable holds the table of scenarios to what the rest expects of it.

@@ -17,10 +17,15 @@ var one = []string{"6.12"}
 // since the kernel uses no more connections than it has processors.
 const Processors = 4
 
-// Table returns the scenarios in the order in which they run.
-func Table() []guest.Scenario {
-	return slices.Concat(ofServer(), ofKeeper(), ofClient(), ofDriver())
+// Groups returns the scenarios in the order in which they run. Each group has a machine of
+// its own, beside those of the others: there is one of those that break things, and wait a
+// lot, and one of all others.
+func Groups() [][]guest.Scenario {
+	return [][]guest.Scenario{slices.Concat(ofServer(), ofClient(), ofDriver()), ofKeeper()}
 }
+
+// Table returns the scenarios of all groups.
+func Table() []guest.Scenario { return slices.Concat(Groups()...) }
 
 // ofServer are those about our server, mostly with the reference's client.
 func ofServer() []guest.Scenario {
