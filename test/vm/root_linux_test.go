@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"nbd.example/nbd/internal/testgate"
 	"nbd.example/nbd/test/harness"
 	"nbd.example/nbd/test/vm/guest"
+	"nbd.example/nbd/test/vm/scenarios"
 )
 
 // station is a Debian without a disk: its root is an export of our server.
@@ -35,9 +37,10 @@ func TestRootOnNBD(t *testing.T) {
 	t.Run("initramfs-tools", func(t *testing.T) {
 		skipUnlessDaily(t)
 		s := newStation(t, "6.12")
-		archive := s.initramfsTools()
-		// As dracut's documentation has it, which our hooks take everywhere.
-		s.live(archive, fmt.Sprintf("ip=dhcp root=nbd:%s:%d:root:ext4:noatime", guest.HostAddress, s.server.Port), 1)
+		words := s.installByReadme()
+		archive := s.initramfs("virtio_pci", "virtio_net", "ext4")
+		s.serve()
+		s.live(archive, strings.Replace(words, "server1/", fmt.Sprintf("%s:%d/root", guest.HostAddress, s.server.Port), 1), 1)
 		// As Debian's has it, through IPv6 if this host has that, by TLS, with two connections.
 		host, port := s.alsoIPv6()
 		s.again(archive, fmt.Sprintf("nbdroot=[%s]:%d/secret nbdopts=tls,tlshostname=station.example,conns=2 root=/dev/nbd0", host, port), 2)
@@ -49,7 +52,8 @@ func TestRootOnNBD(t *testing.T) {
 		}
 		s := newStation(t, "6.1")
 		archive := s.dracut()
-		s.live(archive, fmt.Sprintf("ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off root=nbd://%s:%d/root", guest.HostAddress, s.server.Port), 1)
+		// As dracut's documentation has it, which our hooks take everywhere.
+		s.live(archive, fmt.Sprintf("ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off root=nbd:%s:%d:root:ext4:noatime", guest.HostAddress, s.server.Port), 1)
 		s.server.Stop()
 	})
 }
@@ -57,10 +61,6 @@ func TestRootOnNBD(t *testing.T) {
 // newStation makes the Debian, and says how to start a server with it.
 func newStation(t *testing.T, series string) *station {
 	s := &station{system: newSystem(t, series)}
-	scripts, err := filepath.Abs("../../initramfs")
-	s.must(err)
-	s.must(s.debian.Put(filepath.Join(scripts, "nbdroot.sh"), "usr/share/nbd/nbdroot.sh", 0o644))
-
 	ca := harness.NewAuthority(t, s.dir, "ca")
 	certs := ca.Issue(t, "server", "server", "station.example")
 	mine := ca.Issue(t, "client", "client")
@@ -75,21 +75,27 @@ func newStation(t *testing.T, series string) *station {
 	return s
 }
 
-// initramfsTools lets mkinitramfs make an initramfs with our hook, and then the image of
-// the root. It returns the path of the former.
-func (s *station) initramfsTools() string {
-	for from, to := range map[string]string{
-		"hooks/nbd": "hooks/nbd", "scripts/local-top/nbd": "scripts/local-top/nbd",
-	} {
-		s.must(s.debian.Put("../../initramfs/initramfs-tools/"+from, "usr/share/initramfs-tools/"+to, 0o755))
+// installByReadme installs our client and its hook by README's lines for a station, and
+// returns the one for the kernel's command line. What update-initramfs would do is left: it
+// asks for more than a Debian has whose packages were only unpacked.
+func (s *station) installByReadme() (words string) {
+	lines := scenarios.ReadmeLines(s.t, "\nA station without a disk")
+	first := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, "go build") })
+	last := slices.Index(lines, "update-initramfs -u")
+	if first < 0 || last != len(lines)-2 {
+		s.t.Fatalf("README's lines for a station are not those that are known here: %q", lines)
 	}
-	archive := s.initramfs("virtio_pci", "virtio_net", "ext4")
-	s.serve()
-	return archive
+	into := strings.NewReplacer(" /usr/", " "+s.debian.dir+"/usr/", " /etc/", " "+s.debian.dir+"/etc/")
+	for _, line := range lines[first:last] {
+		s.must(runIn(s.t.Context(), "../..", "sh", "-c", into.Replace(line)))
+	}
+	return lines[last+1]
 }
 
-// dracut is initramfsTools with dracut.
+// dracut lets dracut make an initramfs with our module, and then the image of the root. It
+// returns the path of the former.
 func (s *station) dracut() string {
+	s.must(s.debian.Put("../../initramfs/nbdroot.sh", "usr/share/nbd/nbdroot.sh", 0o644))
 	module := "usr/lib/dracut/modules.d/95nbd"
 	s.must(os.RemoveAll(filepath.Join(s.debian.dir, module)))
 	found, err := filepath.Glob("../../initramfs/dracut/95nbd/*")

@@ -13,9 +13,8 @@ import (
 	"nbd.example/nbd/test/vm/guest"
 )
 
-// readmeBlock returns the commands that follow a text in README, for the Args of a
-// scenario.
-func readmeBlock(t testing.TB, after string) string {
+// ReadmeLines returns the commands that follow a text in README, without comments.
+func ReadmeLines(t testing.TB, after string) (lines []string) {
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -26,14 +25,24 @@ func readmeBlock(t testing.TB, after string) string {
 	if !found || !begins || !ends {
 		t.Fatalf("README has no commands behind %q", after)
 	}
-	return base64.StdEncoding.EncodeToString([]byte(block))
+	for line := range strings.Lines(block) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// readmeBlock returns such lines for the Args of a scenario.
+func readmeBlock(t testing.TB, after string) string {
+	return base64.StdEncoding.EncodeToString([]byte(strings.Join(ReadmeLines(t, after), "\n")))
 }
 
 // readmeLines returns the lines of such a block, of which there must be three.
 func readmeLines(t *guest.T, block string) []string {
 	text, err := base64.StdEncoding.DecodeString(block)
 	t.Must(err, "lines of README")
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	lines := strings.Split(string(text), "\n")
 	if len(lines) != 3 {
 		t.Fatalf("README has %d lines, and promises three: %q", len(lines), lines)
 	}
