@@ -8,10 +8,11 @@ import (
 	"os"
 
 	"nbd.example/nbd/internal/hooks"
+	"nbd.example/nbd/internal/secrets"
 )
 
 func main() {
-	if hooks.Main() {
+	if hooks.Main() || secrets.Main() {
 		return
 	}
 	if status, done := asService(os.Args[1:]); done {

@@ -14,6 +14,7 @@ import (
 	"nbd.example/nbd/internal/nbdconf"
 	"nbd.example/nbd/internal/opener"
 	"nbd.example/nbd/internal/proglog"
+	"nbd.example/nbd/internal/secrets"
 	"nbd.example/nbd/internal/serverflags"
 	"nbd.example/nbd/layer/wait"
 	"nbd.example/nbd/transmission"
@@ -61,6 +62,9 @@ type program struct {
 
 	control net.Listener // the control socket that a service manager has passed, or nil
 	runner  runner       // of commands around connections
+
+	keys    *secrets.Reader // reads keys once privileges are given up; nil for this process itself
+	dropped bool            // privileges were given up
 }
 
 // run is the whole program. It returns the status to exit with.

@@ -23,6 +23,7 @@ func (p *program) serve(ctx context.Context, child *daemon.Child) int {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, append(endSignals, hangup, mergeSignal)...)
 	defer p.stopHelper()
+	defer func() { p.keys.Close() }()
 	defer p.closeRecords(nil)
 	defer signal.Stop(signals)
 	p.env.service.forward(signals)
@@ -80,6 +81,9 @@ func (p *program) start(conf *nbdconf.Config) (*server.Server, error) {
 	if err := p.startHelper(conf); err != nil {
 		return nil, err
 	}
+	if err := p.startKeyReader(&conf.Generic); err != nil {
+		return nil, err
+	}
 	if err := p.prepareForSwap(&conf.Generic); err != nil {
 		return nil, err
 	}
@@ -100,6 +104,7 @@ func (p *program) dropPrivileges(g *nbdconf.Generic) error {
 		pos, _ := g.Where("user")
 		return fmt.Errorf("%s: %w", pos, err)
 	}
+	p.dropped = changed
 	if !changed && (g.User != "" || g.Group != "") {
 		p.log.Info("user and group stay as they are: only root can change them", "user", g.User, "group", g.Group)
 	}

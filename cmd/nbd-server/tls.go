@@ -5,16 +5,44 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 
 	"nbd.example/nbd/internal/nbdconf"
 	"nbd.example/nbd/internal/opener"
+	"nbd.example/nbd/internal/secrets"
 	"nbd.example/nbd/internal/tlsprio"
 	"nbd.example/nbd/server"
 )
 
-// maxPEM bounds a file of keys or certificates, in bytes.
-const maxPEM = 16 << 20
+// startKeyReader starts the process that reads keys again when this one, as the user of
+// the configuration, may not do so any more.
+func (p *program) startKeyReader(g *nbdconf.Generic) (err error) {
+	if g.KeyFile == "" || g.User == "" || os.Geteuid() != 0 || p.flags.Inetd {
+		return nil
+	}
+	var names []string
+	for _, name := range []string{g.KeyFile, g.CertFile, g.CACertFile} {
+		if name != "" {
+			names = append(names, p.env.open.Abs(name))
+		}
+	}
+	p.keys, err = secrets.Start(names)
+	return err
+}
+
+// readKey reads a file of keys or certificates: by that process, if it knows the file.
+func (p *program) readKey(name string) ([]byte, error) {
+	if path := p.env.open.Abs(name); p.keys.Knows(path) {
+		return p.keys.Read(path)
+	}
+	text, err := opener.ReadFile(p.env.open, name, secrets.Limit)
+	if errors.Is(err, fs.ErrPermission) && p.dropped {
+		err = fmt.Errorf("%w; the server is not root any more, and can read as root only the files that were named when it was started: restart it", err)
+	}
+	return text, err
+}
 
 // tlsConfig reads the keys and certificates that [generic] names.
 func (p *program) tlsConfig(g *nbdconf.Generic) (server.TLSMode, *tls.Config, error) {
@@ -23,7 +51,7 @@ func (p *program) tlsConfig(g *nbdconf.Generic) (server.TLSMode, *tls.Config, er
 	}
 	var errs []error
 	read := func(key, name string) []byte {
-		text, err := opener.ReadFile(p.env.open, name, maxPEM)
+		text, err := p.readKey(name)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %s: %w", where(g, key), key, err))
 		}

@@ -9,14 +9,13 @@ import (
 	"math"
 	"os"
 	"os/exec"
-	"os/signal"
 	"os/user"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"nbd.example/nbd/internal/daemon"
+	"nbd.example/nbd/internal/helper"
 )
 
 const (
@@ -34,14 +33,9 @@ const (
 // unless the process is a helper; then it does its work and returns true when
 // that is done, and the program should end.
 func Main() bool {
-	if os.Getenv(variable) == "" {
+	if !helper.Is(variable) {
 		return false
 	}
-	os.Unsetenv(variable)
-	keepFiles()
-	// It ends with the server. Signals are caught and not ignored: what is ignored, its
-	// children would ignore, too.
-	signal.Notify(make(chan os.Signal, 1), os.Interrupt, syscall.SIGHUP, syscall.SIGTERM)
 	s := server{out: os.Stdout, shell: shell, become: become}
 	s.serve(os.Stdin)
 	return true

@@ -26,12 +26,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
-	"slices"
-	"strings"
 	"sync"
 	"time"
+
+	"nbd.example/nbd/internal/helper"
 )
 
 // variable tells a process that it is a helper.
@@ -121,13 +120,11 @@ func Start(c Config) (*Helper, error) {
 }
 
 func start(c Config) (*Helper, error) {
-	self, err := os.Executable()
+	cmd, err := helper.Command(variable)
 	if err != nil {
-		return nil, fmt.Errorf("find this program's file: %w", err)
+		return nil, err
 	}
-	h := &Helper{cmd: exec.Command(self), waiting: make(map[uint64]chan reply), ended: make(chan struct{})}
-	h.cmd.Env = append(environment(), variable+"=1")
-	h.cmd.SysProcAttr = apart()
+	h := &Helper{cmd: cmd, waiting: make(map[uint64]chan reply), ended: make(chan struct{})}
 	if h.in, err = h.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -155,14 +152,6 @@ func start(c Config) (*Helper, error) {
 	}
 	h.Close()
 	return nil, ErrGone
-}
-
-// environment is the process's own, without what a service manager has said to it
-// alone.
-func environment() []string {
-	return slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, "LISTEN_") || strings.HasPrefix(v, "NOTIFY_SOCKET=") || strings.HasPrefix(v, "WATCHDOG_")
-	})
 }
 
 // listen hands out replies until there are no more.

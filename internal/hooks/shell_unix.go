@@ -7,20 +7,6 @@ import (
 	"syscall"
 )
 
-// apart keeps a terminal's signals from the helper: those are for the server.
-func apart() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
-
-// highestFile bounds the open files that keepFiles looks for.
-const highestFile = 4096
-
-// keepFiles keeps from commands what whoever started the server had open, and did not
-// keep to itself: they may be run as somebody else.
-func keepFiles() {
-	for fd := 3; fd < highestFile; fd++ {
-		syscall.CloseOnExec(fd)
-	}
-}
-
 // shell is a command for the shell, in a session of its own.
 func shell(text string) *exec.Cmd {
 	cmd := exec.Command("/bin/sh", "-c", text)

@@ -10,11 +10,6 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// apart keeps a console's signals from the helper: those are for the server.
-func apart() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP}
-}
-
 // shell is a command for the command interpreter, which wants its line as it is: between
 // quotes, of which /S has it take away the outer ones alone. /D keeps from it what its
 // user has set up for every prompt.
@@ -93,6 +88,3 @@ func (t tree) end(bool) { windows.TerminateJobObject(windows.Handle(t), 1) }
 
 // release is called when the command has ended. What it has left goes on.
 func (t tree) release() { windows.CloseHandle(windows.Handle(t)) }
-
-// keepFiles does nothing: children inherit what they are given by name.
-func keepFiles() {}

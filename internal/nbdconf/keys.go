@@ -77,7 +77,7 @@ The reference does not know this key.`},
 	{Name: "includedir", Kind: String, field: func(g *Generic, _ *Export) any { return &g.IncludeDir },
 		Help: `A folder. Every file in it whose name ends in .conf is read as a part of this file, in the order of their names. Such files hold exports only: no [generic]. The folder must exist.`},
 	{Name: "keyfile", Kind: String, field: func(g *Generic, _ *Export) any { return &g.KeyFile },
-		Help: `The PEM file of the server's private key. It switches TLS on. It is read before the server changes to user, and again, as that user, on SIGHUP: if user may not read it, the reload fails and the earlier key stays in use.`},
+		Help: `The PEM file of the server's private key. It switches TLS on. It is read before the server changes to user, and again on SIGHUP, as are certfile and cacertfile: by a process that stays who the server was, so that nobody but root need be able to read them. Files of other names than those of the start are read as user; if user may not, the reload fails, the earlier ones stay in use, and a restart is needed.`},
 	{Name: "listen", Kind: List, field: func(g *Generic, _ *Export) any { return &g.Listen },
 		Help: `Addresses to listen on, of any kind and any number, separated by commas: HOST:PORT or :PORT for TCP, with an IPv6 address in brackets; unix:PATH; vsock:PORT or vsock:CID:PORT, on Linux, for virtual machines and their hosts. They are added to those of port, listenaddr and unixsock; if none of these keys is there, they are all. A path that has a comma can only be given to unixsock.
 
