@@ -136,6 +136,31 @@ func TestBackground(t *testing.T) {
 	}
 }
 
+// TestInitScript: what init scripts do with the reference, which writes a pid file in the
+// background without being told to, they can do with ours. The folder of that file is one
+// that nobody else sees, and what is started ends with the test.
+func TestInitScript(t *testing.T) {
+	testgate.Requires(t, testgate.Root(), testgate.Program("unshare", "start-stop-daemon"))
+	dir := harness.Dir(t)
+	write(t, dir, "c.conf", "[generic]\nunixsock = "+dir+"/s\n[e]\nexportname = memory:1M\n")
+	script := write(t, dir, "init", `set -e
+mount -t tmpfs tmpfs /run
+control="start-stop-daemon --quiet --exec $1 --oknodo --pidfile /var/run/nbd-server.pid"
+$control --start -- -C $2/c.conf
+test /proc/$(cat /run/nbd-server.pid)/exe -ef $1
+$control --status
+$control --stop --retry 60
+if $control --status || test -e /run/nbd-server.pid; then exit 9; fi
+`)
+	out, err := exec.Command("unshare", "-mpf", "--mount-proc", "sh", script, harness.Binary(t), dir).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "s")); err == nil {
+		t.Error("the server has not ended as it should")
+	}
+}
+
 // TestUnits lets systemd read the units.
 func TestUnits(t *testing.T) {
 	testgate.Requires(t, testgate.Program("systemd-analyze"))

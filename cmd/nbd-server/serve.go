@@ -12,6 +12,7 @@ import (
 
 	"nbd.example/nbd/internal/daemon"
 	"nbd.example/nbd/internal/nbdconf"
+	"nbd.example/nbd/internal/serverflags"
 	"nbd.example/nbd/server"
 )
 
@@ -54,7 +55,7 @@ func (p *program) serve(ctx context.Context, child *daemon.Child) int {
 		p.log.Error(err.Error())
 		return exitError
 	}
-	removePID, err := p.writePID()
+	removePID, err := p.writePID(child)
 	if err != nil {
 		closeAll(listeners)
 		p.log.Error(err.Error())
@@ -111,17 +112,27 @@ func (p *program) dropPrivileges(g *nbdconf.Generic) error {
 	return nil
 }
 
-// writePID writes the pid file, if one is wanted, and returns what removes it.
-func (p *program) writePID() (remove func(), err error) {
-	if p.flags.PIDFile == "" {
+// writePID writes the pid file, if one is wanted, and returns what removes it. In the
+// background there is one in any case, as init scripts know it from the reference; but
+// nothing fails for want of one that nobody has asked for.
+func (p *program) writePID(child *daemon.Child) (remove func(), err error) {
+	name, asked := p.flags.PIDFile, p.flags.PIDFile != ""
+	if !asked {
+		if child == nil || os.Geteuid() != 0 {
+			return func() {}, nil
+		}
+		name = serverflags.DefaultPID
+	}
+	f, err := daemon.WritePID(p.env.open.Abs(name))
+	switch {
+	case err != nil && asked:
+		return nil, err
+	case err != nil:
+		p.log.Warn("there is no pid file", "why", err)
 		return func() {}, nil
 	}
-	f, err := daemon.WritePID(p.env.open.Abs(p.flags.PIDFile))
-	if err != nil {
-		return nil, err
-	}
 	return func() {
-		if err := f(); err != nil {
+		if err := f(); err != nil && asked {
 			p.log.Warn("cannot remove the pid file", "error", err)
 		}
 	}, nil
@@ -221,7 +232,7 @@ func (p *program) inetd(ctx context.Context, conf *nbdconf.Config, signals <-cha
 		p.log.Error(err.Error())
 		return exitError
 	}
-	removePID, err := p.writePID()
+	removePID, err := p.writePID(nil)
 	if err != nil {
 		p.log.Error(err.Error())
 		return exitError

@@ -89,7 +89,7 @@ var options = []Option{
 	{Short: 'C', Long: "config-file", Arg: "FILE", Help: "read this configuration instead of " + DefaultConfig, field: func(f *Flags) any { return &f.Config },
 		More: "The configuration is read, and its exports are served, also if an export is given on the command line. In that case it may be empty or missing: that is the way to have none."},
 	{Short: 'p', Long: "pid-file", Arg: "FILE", Help: "write the number of the process that serves to this file", field: func(f *Flags) any { return &f.PIDFile },
-		More: "The file is there when nbd-server has gone to the background, and is removed when the server ends."},
+		More: "The file is there when nbd-server has gone to the background, and is removed when the server ends. Without the option, a server in the background that root has started writes " + DefaultPID + ", if it can: there init scripts look for it."},
 	{Short: 'l', Long: "authorize-file", Arg: "FILE", Help: "list of the clients that may connect, instead of " + DefaultAuth, field: func(f *Flags) any { return &f.AuthFile },
 		More: "It is for the export on the command line; the format is that of authfile in nbd-server(5). If the file does not exist, everybody may connect; if it is empty, nobody."},
 	{Short: 'o', Long: "output-config", Arg: "NAME", Help: "print a configuration section for the export on the command line, and exit", field: func(f *Flags) any { return &f.Section }},
@@ -118,10 +118,12 @@ var options = []Option{
 	{Long: "log-level", Arg: "LEVEL", Help: "debug, info, warn or error", words: []string{"debug", "info", "warn", "error"}, field: func(f *Flags) any { return &f.LogLevel }},
 }
 
-// The files that are meant where none is named, but on Windows; see [Files].
+// The files that are meant where none is named, but on Windows; see [Files]. The last one
+// is for a server in the background alone.
 const (
 	DefaultConfig = "/etc/nbd-server/config"
 	DefaultAuth   = "/etc/nbd-server/allow"
+	DefaultPID    = "/var/run/nbd-server.pid"
 )
 
 // Files returns the paths of the files that are meant where none is named: on
