@@ -63,20 +63,21 @@ func cannotWrite(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || readOnlySystem(err)
 }
 
-// prepare creates the file if it does not exist, and refuses one that is too
-// small: growing somebody's image is nothing to do unasked.
+// prepare creates the file if it does not exist, gives an empty one its size, as the
+// reference does, and refuses one that is too small: growing somebody's image is nothing
+// to do unasked.
 func (o *opening) prepare(name string) error {
 	size := o.x.FileSize
 	info, err := o.p.env.open.Stat(name)
 	switch {
-	case err == nil && info.Mode().IsRegular() && info.Size() < size:
-		return fmt.Errorf("%s has %d bytes, fewer than the filesize of %d; make it larger (truncate -s %d), or filesize smaller", name, info.Size(), size, size)
-	case err == nil:
-		return nil
-	case !errors.Is(err, fs.ErrNotExist) || o.x.ReadOnly || o.x.CopyOnWrite:
+	case errors.Is(err, fs.ErrNotExist) && !o.x.ReadOnly:
+		return o.create(name)
+	case err != nil || !info.Mode().IsRegular() || info.Size() >= size:
 		return err
+	case info.Size() == 0 && !o.x.ReadOnly:
+		return o.fill(name)
 	}
-	return o.create(name)
+	return fmt.Errorf("%s has %d bytes, fewer than the filesize of %d; make it larger (truncate -s %d), or filesize smaller", name, info.Size(), size, size)
 }
 
 // prepareParts is prepare for the files of a multifile.
@@ -88,7 +89,7 @@ func (o *opening) prepareParts(name string, create bool) error {
 	for i := 0; ; i++ {
 		info, err := o.p.env.open.Stat(fmt.Sprintf("%s.%d", name, i))
 		if errors.Is(err, fs.ErrNotExist) {
-			if i == 0 && create && !o.x.ReadOnly && !o.x.CopyOnWrite {
+			if i == 0 && create && !o.x.ReadOnly {
 				return o.create(name + ".0")
 			}
 			break
@@ -108,6 +109,9 @@ func (o *opening) prepareParts(name string, create bool) error {
 func (o *opening) create(name string) error {
 	size := o.x.FileSize
 	f, err := o.p.env.open.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return o.fill(name) // a client that came at the same time was faster
+	}
 	if err != nil {
 		return fmt.Errorf("create the file: %w", err)
 	}
@@ -116,6 +120,21 @@ func (o *opening) create(name string) error {
 	}
 	o.p.log.Info("created the file", "export", o.x.Name, "file", name, "bytes", size)
 	return nil
+}
+
+// fill gives a file of filesize bytes to a name that has an empty one.
+func (o *opening) fill(name string) (err error) {
+	f, err := o.p.env.open.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("give the empty file the size that filesize says: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil || info.Size() > 0 { // by now
+		return err
+	}
+	o.p.log.Info("the file is empty, it is given its size", "export", o.x.Name, "file", name, "bytes", o.x.FileSize)
+	return f.Truncate(o.x.FileSize)
 }
 
 // temporary makes an empty file of size bytes in the folder of template.

@@ -24,7 +24,7 @@ The server goes to the background when it serves, and not before: an error at th
 	r.item("address", `The address to listen on: IPv4, IPv6, or a host name, of which the first address is taken. Without it the server listens on all addresses. Between an IPv4 address and the port there may be a colon in place of the @. An address on the command line is added to what the configuration says of port and listenaddr, and takes the place of their defaults.`)
 	r.item("port", `The TCP port, a number or the name of a service. With 0 the client is on standard input, as inetd has it; the server ends with the connection, and if standard error is the same socket it logs to syslog.`)
 	r.item("file", `A regular file, a block device, or a chain: a back end with layers on it, such as memory:1G or "/srv/disk.img | delay:read=10ms". A text that starts with / or ./ or names an existing file is a file. --chains lists what chains are made of.`)
-	r.item("size", `How many bytes to serve, if not all of the file; k, M, G or T behind the number multiply it by powers of 1024. A file that does not exist is created with this size. One that is smaller is refused.`)
+	r.item("size", `How many bytes to serve, if not all of the file; k, M, G or T behind the number multiply it by powers of 1024. A file that does not exist is created with this size, and an empty one is given it. One that is smaller is refused.`)
 	r.line("SH", "OPTIONS")
 	for _, o := range serverflags.Options() {
 		text := strings.ToUpper(o.Help[:1]) + o.Help[1:] + "."

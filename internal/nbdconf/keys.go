@@ -126,7 +126,7 @@ var exportKeys = []Key{
 	{Name: "exportname", Kind: String, field: func(_ *Generic, x *Export) any { return &x.ExportName },
 		Help: `What is served; required. The absolute path of a file or block device, or a chain: the name of a back end or layer, a colon and its arguments, such as memory:1G. With temporary, a template for the name of the file. A %s becomes the client's address, see virtstyle, and %% becomes %. (In the protocol's terms the name of the export is that of the section.)`},
 	{Name: "filesize", Kind: Size, Default: "the size of the file", field: func(_ *Generic, x *Export) any { return &x.FileSize },
-		Help: `How many bytes are served. A file that exists must be at least as long. One that does not exist is created with this size.
+		Help: `How many bytes are served. A file that exists must be at least as long. One that does not exist is created with this size, and an empty one is given it, also below copyonwrite, but not with readonly.
 
 Without filesize, an export grows with its file or disk: clients that connect, or ask, are told the new size from then on, and those that are connected may use it, nothing needs to be restarted. SIGHUP makes the server look, too. Exports never become smaller while they have clients. Chains whose layers change sizes, copyonwrite, multifile and waitfile keep the size that they began with.`},
 	{Name: "flush", Kind: Bool, Default: "true where it can be done", field: func(_ *Generic, x *Export) any { return &x.Flush },
