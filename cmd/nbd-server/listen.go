@@ -9,9 +9,11 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 
 	"nbd.example/nbd/internal/daemon"
 	"nbd.example/nbd/internal/nbdconf"
+	"nbd.example/nbd/internal/serverflags"
 	"nbd.example/nbd/internal/vsocket"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -26,6 +28,28 @@ type address struct {
 	// oldstyle names the export that antique clients are served there; nil for a
 	// listener as they are today.
 	oldstyle *string
+
+	key string      // says so; "" for the command line
+	pos nbdconf.Pos // of the key; without a File if nobody has said anything
+}
+
+// origin tells people who says so.
+func (a *address) origin() string {
+	switch {
+	case a.key == "":
+		return "the command line"
+	case a.pos.File == "":
+		return "[generic], where nothing else is said"
+	}
+	return a.key + " at " + a.pos.String()
+}
+
+// wrap adds to an error where the configuration says so.
+func (a *address) wrap(err error) error {
+	if a.pos.File == "" {
+		return err
+	}
+	return fmt.Errorf("%s: %s: %w", a.pos, a.key, err)
 }
 
 // listener is one that is open.
@@ -38,31 +62,64 @@ type listener struct {
 // command line says is added, and takes the place of the defaults.
 func (p *program) addresses(conf *nbdconf.Config) []address {
 	g := &conf.Generic
-	var list []address
-	add := func(network, host, port string, oldstyle *string) {
-		if network == "unix" && host[0] != '@' {
-			host = p.env.open.Abs(host)
-		}
-		list = append(list, address{nbdconf.Address{Network: network, Host: host, Port: port}, oldstyle})
-	}
+	l := listening{p: p, g: g}
 	if g.UnixSock != "" {
-		add("unix", g.UnixSock, "", nil)
+		l.add("unixsock", "unix", g.UnixSock, "")
 	}
-	for _, text := range slices.Concat(g.Listen, p.flags.Addresses) {
-		if a, err := nbdconf.ParseAddress(text); err == nil { // others were refused before
-			add(a.Network, a.Host, a.Port, nil)
-		}
+	for _, text := range g.Listen {
+		l.parse("listen", text)
 	}
-	other := len(list) > 0 // than the default
+	for _, text := range p.flags.Addresses {
+		l.parse("", text)
+	}
 	line := p.flags.Listen
 	old := p.flags.OldStyle && p.flags.File != ""
-	if old && line != nil {
-		add("tcp", line.Host, line.Port, new(string))
+	switch {
+	case p.flags.Address != "":
+		l.parse("", p.flags.Address)
+	case old && line != nil:
+		l.add("", "tcp", line.Host, line.Port)
 		line = nil
 	}
-	port := g.Port
+	if old && len(l.list) > 0 {
+		l.list[len(l.list)-1].oldstyle = new(string)
+	}
+	l.addTCP(line)
+	return append(l.list, antiques(conf)...)
+}
+
+// listening collects addresses.
+type listening struct {
+	p    *program
+	g    *nbdconf.Generic
+	list []address
+}
+
+func (l *listening) add(key, network, host, port string) {
+	if network == "unix" && host[0] != '@' {
+		host = l.p.env.open.Abs(host)
+	}
+	pos, _ := l.g.Where(key)
+	l.list = append(l.list, address{Address: nbdconf.Address{Network: network, Host: host, Port: port}, key: key, pos: pos})
+}
+
+func (l *listening) parse(key, text string) {
+	if a, err := nbdconf.ParseAddress(text); err == nil { // others were refused before
+		l.add(key, a.Network, a.Host, a.Port)
+	}
+}
+
+// addTCP adds what port and listenaddr say, or their defaults, and an operand of the
+// command line, unless it is nil.
+func (l *listening) addTCP(line *serverflags.Listen) {
+	g := l.g
+	other := len(l.list) > 0 // than the default
+	port, key := g.Port, "port"
 	_, given := g.Where("port")
 	given = given && port != "" || len(g.ListenAddr) > 0
+	if len(g.ListenAddr) > 0 {
+		key = "listenaddr"
+	}
 	if port == "" {
 		port = defaultPort
 		if line != nil && line.Host == "" {
@@ -70,16 +127,15 @@ func (p *program) addresses(conf *nbdconf.Config) []address {
 		}
 	}
 	tcp := g.UnixSock == "" || g.DualListen
-	if tcp && (given || line == nil && !other && !old || g.DualListen && line == nil) {
+	if tcp && (given || line == nil && !other || g.DualListen && line == nil) {
 		for _, h := range orAll(g.ListenAddr) {
-			add("tcp", h, port, nil)
+			l.add(key, "tcp", h, port)
 		}
 	}
 	// One port is bound once: with the same port the configuration's addresses hold.
 	if line != nil && !(tcp && given && line.Port == port) {
-		add("tcp", line.Host, line.Port, nil)
+		l.add("", "tcp", line.Host, line.Port)
 	}
-	return append(list, antiques(conf)...)
 }
 
 // orAll returns hosts, or what stands for all addresses if there are none.
@@ -99,12 +155,14 @@ func antiques(conf *nbdconf.Config) (list []address) {
 		if x.Port == "" {
 			continue
 		}
-		hosts := x.ListenAddr
+		hosts, key := x.ListenAddr, "listenaddr"
 		if len(hosts) == 0 {
-			hosts = orAll(conf.Generic.ListenAddr)
+			hosts, key = orAll(conf.Generic.ListenAddr), "port"
 		}
 		for _, h := range hosts {
-			list = append(list, address{nbdconf.Address{Network: "tcp", Host: h, Port: x.Port}, &x.Name})
+			list = append(list, address{
+				nbdconf.Address{Network: "tcp", Host: h, Port: x.Port}, &x.Name, fmt.Sprintf("%s in [%s]", key, x.Name), x.Where(key),
+			})
 		}
 	}
 	return list
@@ -120,6 +178,9 @@ func (p *program) listen(ctx context.Context, conf *nbdconf.Config) (_ []listene
 		return nil, errors.New("the service manager passed a connection, not a listening socket; start the server with port 0, and the connection on standard input")
 	}
 	if len(list) > 0 {
+		if p.flags.OldStyle && !slices.ContainsFunc(list, func(l listener) bool { return l.oldstyle != nil }) {
+			p.log.Warn("--oldstyle has no effect: the service manager has passed the sockets; one for antique clients is called oldstyle (FileDescriptorName)")
+		}
 		for _, key := range []string{"port", "listen", "listenaddr", "unixsock", "oldstyle"} {
 			if pos, ok := conf.Generic.Where(key); ok {
 				p.log.Warn(fmt.Sprintf("%s: %s has no effect: the service manager has passed the sockets", pos, key))
@@ -133,19 +194,19 @@ func (p *program) listen(ctx context.Context, conf *nbdconf.Config) (_ []listene
 		}
 	}()
 	for _, a := range p.addresses(conf) {
-		more, err := listenOn(ctx, a.Address)
+		more, err := p.listenOn(ctx, a.Address)
 		for _, l := range more {
 			list = append(list, listener{l, a.oldstyle})
 		}
 		if err != nil {
-			return list, err
+			return list, a.wrap(err)
 		}
 	}
 	return list, nil
 }
 
 // listenOn opens what one address stands for.
-func listenOn(ctx context.Context, a nbdconf.Address) ([]net.Listener, error) {
+func (p *program) listenOn(ctx context.Context, a nbdconf.Address) ([]net.Listener, error) {
 	var l net.Listener
 	var err error
 	switch a.Network {
@@ -157,7 +218,7 @@ func listenOn(ctx context.Context, a nbdconf.Address) ([]net.Listener, error) {
 			l, err = vsocket.Listen(v)
 		}
 	default:
-		return listenTCP(ctx, a)
+		return p.listenTCP(ctx, a)
 	}
 	if err != nil {
 		return nil, err
@@ -171,32 +232,64 @@ func closeAll[L net.Listener](list []L) {
 	}
 }
 
-// listenTCP listens on one address. No host stands for all addresses.
-func listenTCP(ctx context.Context, a nbdconf.Address) (list []net.Listener, err error) {
+// listenTCP listens on one address, or on all that a name stands for. No host stands for
+// all addresses.
+func (p *program) listenTCP(ctx context.Context, a nbdconf.Address) (list []net.Listener, err error) {
 	if _, err := net.DefaultResolver.LookupPort(ctx, "tcp", a.Port); err != nil {
 		return nil, fmt.Errorf("listen on %q: it is neither the number of a port nor a name of /etc/services; a file to serve comes behind the port, as in \"nbd-server %s /srv/disk.img\"", a.Port, defaultPort)
 	}
+	hosts, err := hostsOf(ctx, a.Host)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %q: %w", net.JoinHostPort(a.Host, a.Port), err)
+	}
 	lc := net.ListenConfig{KeepAlive: -1} // the server sets its own
 	lc.SetMultipathTCP(false)             // it would be slower, and not what the kernel's client takes
-	hosts := []struct{ network, host string }{{"tcp", a.Host}}
-	switch a.Host {
-	case "":
-		if runtime.GOOS == "openbsd" || runtime.GOOS == "dragonfly" { // no IPv4 on IPv6 sockets
-			hosts[0].network = "tcp6"
-			hosts = append(hosts, struct{ network, host string }{"tcp4", ""})
-		}
-	case "::":
-		hosts[0].network = "tcp6"
-	case "0.0.0.0":
-		hosts[0].network = "tcp4"
-	}
+	var missing error
 	for _, h := range hosts {
 		l, err := lc.Listen(ctx, h.network, net.JoinHostPort(h.host, a.Port))
-		if err != nil {
+		switch {
+		case err == nil:
+			list = append(list, l)
+		case len(hosts) > 1 && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)):
+			missing = err // localhost is ::1, too, where there is no IPv6
+		default:
 			closeAll(list)
 			return nil, err
 		}
-		list = append(list, l)
+	}
+	if len(list) == 0 {
+		return nil, missing
+	}
+	if missing != nil {
+		p.log.Warn("of the addresses of a name this machine has not all", "name", a.Host, "why", missing)
+	}
+	return list, nil
+}
+
+// host is an address as package net takes it.
+type host struct{ network, host string }
+
+// hostsOf returns what a host of the configuration stands for.
+func hostsOf(ctx context.Context, name string) (list []host, err error) {
+	switch name {
+	case "":
+		if runtime.GOOS == "openbsd" || runtime.GOOS == "dragonfly" { // no IPv4 on IPv6 sockets
+			return []host{{"tcp6", ""}, {"tcp4", ""}}, nil
+		}
+		return []host{{"tcp", ""}}, nil
+	case "::":
+		return []host{{"tcp6", name}}, nil
+	case "0.0.0.0":
+		return []host{{"tcp4", name}}, nil
+	}
+	addrs, err := net.DefaultResolver.LookupIPAddr(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range addrs {
+		if h := (host{"tcp", a.String()}); !slices.Contains(list, h) {
+			list = append(list, h)
+		}
 	}
 	return list, nil
 }

@@ -83,7 +83,7 @@ func run(ctx context.Context, args []string, env *environment) int {
 	p.logs = newLogs(env, flags)
 	defer p.logs.Close()
 	p.log = p.logs.Logger()
-	for _, text := range flags.Addresses {
+	for _, text := range flags.AllAddresses() {
 		if _, err := nbdconf.ParseAddress(text); err != nil {
 			p.log.Error(err.Error())
 			return exitUsage

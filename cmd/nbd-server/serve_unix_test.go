@@ -377,13 +377,14 @@ func TestActivation(t *testing.T) {
 	write(t, dir, "c.conf", "[generic]\nport = 1\n[e]\nexportname = memory:1M\n")
 	p := launch(t, dir, func(cmd *exec.Cmd) {
 		// The variable names the process, which the shell becomes.
-		cmd.Args = []string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, cmd.Path, "-C", "c.conf"}
+		cmd.Args = []string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, cmd.Path, "-C", "c.conf", "--oldstyle", "2", "memory:1M"}
 		cmd.Path = "/bin/sh"
 		cmd.Env = append(os.Environ(), "LISTEN_FDS=1", "LISTEN_FDNAMES=nbd-server.socket")
 		cmd.ExtraFiles = []*os.File{f}
 	})
+	p.await("--oldstyle has no effect: the service manager has passed the sockets")
 	p.await("port has no effect: the service manager has passed the sockets")
-	p.await("serving exports=1 listening=" + filepath.Join(dir, "s"))
+	p.await("serving exports=2 listening=" + filepath.Join(dir, "s"))
 	mustConnect(t, harness.UnixURI(filepath.Join(dir, "s"), "e"))
 	p.stop()
 }

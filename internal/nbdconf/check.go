@@ -68,6 +68,7 @@ func (l *loader) checkAccess(x *Export) {
 		l.problems.add(x.Where("timeout"), Warning, "timeout in [%s] is below 0; taking none", x.Name)
 		x.Timeout = 0
 	}
+	x.ListenAddr = splitHosts(x.ListenAddr)
 	if len(x.ListenAddr) == 1 && x.ListenAddr[0] == "(null)" {
 		x.ListenAddr = nil // the reference writes that for an address that was not given
 	}

@@ -83,7 +83,7 @@ The reference does not know this key.`},
 
 The reference does not know this key.`},
 	{Name: "listenaddr", Kind: List, Default: "all addresses, IPv4 and IPv6", field: func(g *Generic, _ *Export) any { return &g.ListenAddr },
-		Help: `The addresses to listen on, separated by commas. 0.0.0.0 stands for all IPv4 addresses, :: for all IPv6 addresses. Of a host name the first address is taken.`},
+		Help: `The addresses to listen on, separated by commas or white space. 0.0.0.0 stands for all IPv4 addresses, :: for all IPv6 addresses. A host name stands for all of its addresses.`},
 	{Name: "max_threads", Kind: Int, Default: "32", field: func(g *Generic, _ *Export) any { return &g.MaxThreads },
 		Help: `How many requests of one connection may wait for the disk at the same time. What is answered from the page cache needs no thread.`},
 	{Name: "oldstyle", Kind: Bool, field: func(g *Generic, _ *Export) any { return &g.OldStyle },

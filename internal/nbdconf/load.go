@@ -121,6 +121,7 @@ func (l *loader) generic(g *Group) {
 	l.config.Generic.where = places{}
 	l.set(g, true, &l.config.Generic, nil)
 	c := &l.config.Generic
+	c.ListenAddr = splitHosts(c.ListenAddr)
 	c.ForceTLS = c.ForceTLS || c.TLSOnly
 	if c.MaxThreads < 0 {
 		l.problems.add(c.where["max_threads"], Warning, "max_threads is below 0; taking the default")

@@ -128,6 +128,15 @@ func parseInt(s string, bits int) (int64, error) {
 	return n, nil
 }
 
+// splitHosts splits what was split at commas at white space, too, as the reference does
+// with addresses.
+func splitHosts(list []string) (hosts []string) {
+	for _, part := range list {
+		hosts = append(hosts, strings.Fields(part)...)
+	}
+	return hosts
+}
+
 // splitList splits at commas. Empty parts count for nothing.
 func splitList(s string) []string {
 	var list []string

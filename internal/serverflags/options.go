@@ -6,13 +6,16 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 )
 
 // Flags is what a command line says.
 type Flags struct {
-	// Listen is the address of the first operand; nil if there is none.
-	Listen *Listen
+	// Listen is the address of the first operand; nil if there is none, or if it is one
+	// of another kind than [address@]port: Address.
+	Listen  *Listen
+	Address string
 	// Inetd says that the port is 0: the client is on standard input.
 	Inetd bool
 	// File is the second operand, a file or a chain; "" if there is none.
@@ -57,6 +60,14 @@ type Flags struct {
 	LogFormat string
 	// LogLevel is "", "debug", "info", "warn" or "error".
 	LogLevel string
+}
+
+// AllAddresses returns Addresses and Address.
+func (f *Flags) AllAddresses() []string {
+	if f.Address == "" {
+		return f.Addresses
+	}
+	return append(slices.Clone(f.Addresses), f.Address)
 }
 
 // Listen is where to listen.

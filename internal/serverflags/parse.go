@@ -166,7 +166,7 @@ func (p *parser) place() {
 		switch i {
 		case 0:
 			if isAddress(word) {
-				p.flags.Addresses = append(p.flags.Addresses, word)
+				p.flags.Address = word
 				continue
 			}
 			l, err := parseListen(word)

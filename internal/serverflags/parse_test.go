@@ -53,8 +53,8 @@ func TestParse(t *testing.T) {
 		{"--dump-config", Flags{Dump: "keyfile"}},
 		{"--dump-config=json -C c", Flags{Dump: "json", Config: "c"}},
 		{"--log-format json --log-level=debug", Flags{LogFormat: "json", LogLevel: "debug"}},
-		{"unix:/run/s /x 1M", Flags{Addresses: []string{"unix:/run/s"}, File: "/x", Size: 1 << 20}},
-		{"--listen vsock:1 --listen=:2 vsock:3 /x", Flags{Addresses: []string{"vsock:1", ":2", "vsock:3"}, File: "/x"}},
+		{"unix:/run/s /x 1M", Flags{Address: "unix:/run/s", File: "/x", Size: 1 << 20}},
+		{"--listen vsock:1 --listen=:2 vsock:3 /x", Flags{Addresses: []string{"vsock:1", ":2"}, Address: "vsock:3", File: "/x"}},
 		{"1 /x -a 60 --oldstyle", Flags{Listen: at("", "1"), File: "/x", Timeout: 60, OldStyle: true}},
 		{"1 -- -x", Flags{Listen: at("", "1"), File: "-x"}},
 	} {

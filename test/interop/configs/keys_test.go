@@ -423,7 +423,7 @@ func TestAllKeys(t *testing.T) {
 		"test/interop/configs TestListeners":         "listen",
 		"test/interop/configs TestTLSOnly":           "tlsonly",
 		"test/interop/configs TestKeysWithoutEffect": "splice sdp",
-		"cmd/nbd-server TestAddresses":               "listenaddr port",
+		"test/interop/configs TestListenAddr":        "listenaddr port",
 		"cmd/nbd-server TestUser":                    "user group",
 		"cmd/nbd-server TestDualListen":              "unixsock duallisten",
 		"cmd/nbd-server TestControlSocket":           "control",

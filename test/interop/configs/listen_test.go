@@ -1,0 +1,106 @@
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"nbd.example/nbd/client"
+	"nbd.example/nbd/internal/testgate"
+	"nbd.example/nbd/test/harness"
+)
+
+// TestListenAddr: listenaddr and port say where clients are served, and nobody is
+// served elsewhere. The reference splits addresses at white space, too.
+func TestListenAddr(t *testing.T) {
+	testgate.Requires(t, testgate.Linux()) // on which 127.0.0.3 is there as well
+	t.Parallel()
+	dir := harness.Dir(t)
+	port := harness.FreePort(t)
+	config := configuration(t, dir, fmt.Sprintf("[generic]\nlistenaddr = 127.0.0.1 127.0.0.3\nport = %d\n[e]\nexportname = memory:8k\n", port))
+	p := harness.Spawn(t, nil, harness.Binary(t), "-n", "-C", config)
+	p.AwaitText("serving")
+	for _, host := range []string{"127.0.0.1", "127.0.0.3"} {
+		if got := size(t, fmt.Sprintf("nbd://%s:%d/e", host, port)); got != "8192" {
+			t.Errorf("%s: %s bytes", host, got)
+		}
+	}
+	if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.2:%d", port)); !errors.Is(err, syscall.ECONNREFUSED) {
+		if err == nil {
+			c.Close()
+		}
+		t.Errorf("at an address that is not in listenaddr: %v", err)
+	}
+	p.Stop()
+
+	// Somebody else's address is an error that says where it stands.
+	configuration(t, dir, "[generic]\n\nlistenaddr = 192.0.2.1\n[e]\nexportname = memory:8k\n")
+	if said := harness.Refused(t, harness.Binary(t), "-n", "-C", config); !strings.Contains(said, config+":3: listenaddr: listen tcp 192.0.2.1:10809") {
+		t.Errorf("it said %s", said)
+	}
+}
+
+func configuration(t *testing.T, dir, text string) string {
+	t.Helper()
+	name := filepath.Join(dir, "config")
+	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// TestHostNames: a name stands for all of its addresses, those that this machine has not
+// excepted.
+func TestHostNames(t *testing.T) {
+	testgate.Requires(t, testgate.Linux(), testgate.Root(), testgate.Program("unshare"))
+	t.Parallel()
+	dir := harness.Dir(t)
+	hosts := filepath.Join(dir, "hosts")
+	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost\n127.0.0.5 disks\n192.0.2.1 disks\n127.0.0.6 disks\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	port := harness.FreePort(t)
+	config := configuration(t, dir, fmt.Sprintf("[generic]\nlistenaddr = disks\nport = %d\n[e]\nexportname = memory:8k\n", port))
+	p := harness.Spawn(t, nil, "unshare", "-m", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, hosts, harness.Binary(t), "-n", "-C", config)
+	p.AwaitText("serving")
+	for _, host := range []string{"127.0.0.5", "127.0.0.6"} {
+		if got := size(t, fmt.Sprintf("nbd://%s:%d/e", host, port)); got != "8192" {
+			t.Errorf("%s: %s bytes", host, got)
+		}
+	}
+	if !strings.Contains(p.Log(), "name=disks") || !strings.Contains(p.Log(), "192.0.2.1") {
+		t.Error("nothing is said of the address that is somebody else's")
+	}
+	p.Stop()
+}
+
+// TestOldstyleAddress: --oldstyle is for the first operand, whatever kind of address that
+// is, and for no other one.
+func TestOldstyleAddress(t *testing.T) {
+	unixOnly(t)
+	t.Parallel()
+	dir := harness.Dir(t)
+	port := harness.FreePort(t)
+	for kind, c := range map[string][2]string{
+		"unix": {"unix:" + filepath.Join(dir, "old"), harness.UnixURI(filepath.Join(dir, "old"), "")},
+		"tcp":  {fmt.Sprintf("tcp:127.0.0.1:%d", port), fmt.Sprintf("nbd://127.0.0.1:%d", port)},
+	} {
+		now := filepath.Join(dir, kind)
+		p := harness.Spawn(t, nil, harness.Binary(t), "-n", "-C", filepath.Join(dir, "none"), "--oldstyle", c[0], "memory:8k", "--listen", "unix:"+now)
+		p.AwaitText("serving")
+		if testgate.Find("nbdinfo") != "" {
+			if out := harness.Run(t, "nbdinfo", c[1]); !strings.Contains(out, "protocol: oldstyle") {
+				t.Errorf("%s: nbdinfo says\n%s", kind, out)
+			}
+		} else {
+			dial(t, c[1], &client.Config{Oldstyle: true}).Close()
+		}
+		dial(t, harness.UnixURI(now, ""), nil).Close()
+		p.Stop()
+	}
+}
