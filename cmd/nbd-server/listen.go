@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -136,6 +137,38 @@ func (l *listening) addTCP(line *serverflags.Listen) {
 	if line != nil && !(tcp && given && line.Port == port) {
 		l.add("", "tcp", line.Host, line.Port)
 	}
+}
+
+// clashes finds addresses that are to be listened on twice, which cannot work.
+func (p *program) clashes(conf *nbdconf.Config) (problems nbdconf.Problems) {
+	if p.flags.Inetd || p.activated {
+		return nil // nothing is listened on
+	}
+	list := p.addresses(conf)
+	for i, a := range list {
+		first := slices.IndexFunc(list[:i], func(b address) bool { return a.Address == b.Address && a.Port != "0" })
+		if first < 0 {
+			continue
+		}
+		pos := a.pos
+		if pos.File == "" {
+			pos.File = a.origin()
+		}
+		problems = append(problems, nbdconf.Problem{Pos: pos, Severity: nbdconf.Error, Text: fmt.Sprintf(
+			"%s: %s is taken by %s; two cannot listen there, give one of them another port or address", cmp.Or(a.key, "the address"), a.text(), list[first].origin())})
+	}
+	return problems
+}
+
+// text is the address for people.
+func (a *address) text() string {
+	switch {
+	case a.Network == "unix":
+		return a.Host
+	case a.Host == "" && a.Network == "tcp":
+		return "port " + a.Port + " of all addresses"
+	}
+	return net.JoinHostPort(a.Host, a.Port)
 }
 
 // orAll returns hosts, or what stands for all addresses if there are none.

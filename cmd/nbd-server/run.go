@@ -60,6 +60,8 @@ type program struct {
 	swap   bool
 	memory *transmission.Memory
 
+	activated bool // a service manager has passed sockets
+
 	control net.Listener // the control socket that a service manager has passed, or nil
 	runner  runner       // of commands around connections
 
@@ -76,7 +78,7 @@ func run(ctx context.Context, args []string, env *environment) int {
 		fmt.Fprintln(env.stderr, "nbd-server: --help explains the command line")
 		return exitUsage
 	}
-	p := &program{env: env, flags: flags}
+	p := &program{env: env, flags: flags, activated: env.getenv("LISTEN_FDS") != ""}
 	if done, status := p.tell(); done {
 		return status
 	}
@@ -137,7 +139,7 @@ func versionText() string {
 func (p *program) wantsBackground() bool {
 	f := p.flags
 	return daemon.Supported && !f.Foreground && !f.Debug && !f.Inetd &&
-		p.env.getenv("LISTEN_FDS") == "" && p.env.getenv("NOTIFY_SOCKET") == ""
+		!p.activated && p.env.getenv("NOTIFY_SOCKET") == ""
 }
 
 func (p *program) printsOnly() bool {

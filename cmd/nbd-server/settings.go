@@ -32,7 +32,7 @@ func (p *program) load() (*nbdconf.Config, nbdconf.Problems, error) {
 	} else if len(conf.Exports) == 0 && problems.Err() == nil {
 		return conf, problems, fmt.Errorf("nothing to serve: %s has no export; add a section with an exportname, or name a file on the command line", name)
 	}
-	return conf, problems, nil
+	return conf, append(problems, p.clashes(conf)...), nil
 }
 
 // commandLineExport is the default export.

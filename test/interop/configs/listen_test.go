@@ -104,3 +104,26 @@ func TestOldstyleAddress(t *testing.T) {
 		p.Stop()
 	}
 }
+
+// TestSameAddress: two that are to be served at one address are an error that names both
+// places, for --check-config as well.
+func TestSameAddress(t *testing.T) {
+	unixOnly(t)
+	t.Parallel()
+	dir := harness.Dir(t)
+	for text, want := range map[string]string{
+		"oldstyle = true\n[a]\nexportname = memory:8k\nport = 2000\n[b]\nexportname = memory:8k\nport = 2000\n": "CONFIG:8: port in [b]: port 2000 of all addresses is taken by port in [a] at CONFIG:5;",
+		"oldstyle = true\n[a]\nexportname = memory:8k\nport = 10809\n":                                          "CONFIG:5: port in [a]: port 10809 of all addresses is taken by [generic], where nothing else is said;",
+		"port = 7\nlisten = unix:/a, :7\n[a]\nexportname = memory:8k\n":                                         "CONFIG:2: port: port 7 of all addresses is taken by listen at CONFIG:3;",
+		"listenaddr = ::1 ::1\n[a]\nexportname = memory:8k\n":                                                   "CONFIG:2: listenaddr: [::1]:10809 is taken by listenaddr at CONFIG:2;",
+	} {
+		config := configuration(t, dir, "[generic]\n"+text)
+		for _, how := range []string{"--check-config", "-n"} {
+			if said := harness.Refused(t, harness.Binary(t), "-C", config, how); !strings.Contains(said, strings.ReplaceAll(want, "CONFIG", config)) {
+				t.Errorf("%s of %q said %s", how, text, said)
+			}
+		}
+	}
+	config := configuration(t, dir, "[generic]\noldstyle = true\n[a]\nexportname = memory:8k\nport = 2000\nlistenaddr = 127.0.0.1\n[b]\nexportname = memory:8k\nport = 2000\nlistenaddr = 127.0.0.2\n")
+	harness.Run(t, harness.Binary(t), "-C", config, "--check-config")
+}
