@@ -24,21 +24,6 @@ const (
 	stopLimit  = drainTime + time.Minute
 )
 
-const serviceUsage = `Usage: nbd-server service COMMAND [--name NAME] ...
-
-  install [--account ACCOUNT] [--manual] [--] [command line of the server]
-        make the server a service of Windows, which is started with the system
-        (with --manual only by hand), runs under LocalSystem or the account, in
-        the folder that this command is given in, and logs to the event log
-  start   start it, and wait until it serves
-  stop    let it answer what it has read, and end
-  reload  have it read its configuration again
-  status  tell whether it runs
-  remove  stop it, and make it no service any more
-
-The name of the service is nbd-server if no other is given.
-`
-
 // serviceCommand is "nbd-server service ..." as it was typed.
 type serviceCommand struct {
 	verb    string
@@ -57,7 +42,7 @@ func asService(args []string) (status int, done bool) {
 	}
 	c, err := parseService(args[1:])
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "nbd-server: service: %v\n%s", err, serviceUsage)
+		fmt.Fprintf(os.Stderr, "nbd-server: service: %v\n%s", err, serverflags.ServiceUsage())
 		return exitUsage, true
 	}
 	if c.verb == "run" {

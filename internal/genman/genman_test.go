@@ -49,6 +49,24 @@ func terms(t *testing.T, page, section string) []string {
 	return list
 }
 
+// TestServerPage: the page of the server names what no table knows of.
+func TestServerPage(t *testing.T) {
+	for _, c := range serverflags.ServiceCommands {
+		if !slices.Contains(terms(t, "nbd-server.8", "WINDOWS"), c.Form) {
+			t.Errorf("the page lacks %q", c.Form)
+		}
+	}
+	page := server8()
+	for _, want := range []string{"waitfile", "oldstyle@EXPORT", "nbd\\-ctl(1)"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %s", want)
+		}
+	}
+	if strings.Contains(page, "Ignored.") {
+		t.Error("the page says of a signal that it is ignored")
+	}
+}
+
 // TestAgree compares pages, help and tables, both ways.
 func TestAgree(t *testing.T) {
 	var help strings.Builder

@@ -36,18 +36,25 @@ The server goes to the background when it serves, and not before: an error at th
 	r.line("SH", "SIGNALS")
 	r.item("SIGHUP", `Read the configuration, keys, certificates and lists of clients again. Everything new is opened first; then all of it is taken over, or, if anything is wrong, nothing, and the log says why. Exports that did not change go on undisturbed; one that changed refuses new connections until the old ones are gone. Addresses to listen on, user and group need a restart. Then the configuration is the truth again: exports that were added by nbd ctl are removed, and those that it has changed are as the configuration says. Transaction logs are opened by their names again, also if the configuration is wrong.`)
 	r.item("SIGTERM, SIGINT", `Accept nothing new, answer what clients have asked, and end. Connections that do not end within 30 seconds are cut; a second signal cuts them at once, and the exit status is then 1.`)
-	r.item("SIGUSR1", `Ignored.`)
+	r.item("SIGUSR1", `Merge what exports with waitfile have collected into their files, while clients go on; see waitfile in nbd-server(5), and "nbd ctl merge". Without such an export it does nothing.`)
 	r.line("SH", "EXIT STATUS")
 	r.item("0", `The server ended as it was told to; or it serves, in the background.`)
 	r.item("1", `It could not start, or failed later; or the configuration has errors.`)
 	r.item("2", `The command line cannot be understood.`)
 	r.line("SH", "ENVIRONMENT")
-	r.item("LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES", `Listening sockets of a service manager, see sd_listen_fds(3). With them, what the configuration and the command line say of addresses has no effect.`)
+	r.item("LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES", `Listening sockets of a service manager, see sd_listen_fds(3). With them, what the configuration and the command line say of addresses has no effect.
+
+Their names (FileDescriptorName in a unit of systemd) say what they are for: control is the socket of nbd ctl; oldstyle@EXPORT serves that export to clients of before 2011, as oldstyle does where there is only one export; all others are for clients as they are today.`)
 	r.item("NOTIFY_SOCKET", `Where to send READY, RELOADING and STOPPING, see sd_notify(3).`)
 	r.item("JOURNAL_STREAM", `If it names standard error, log lines begin with their priority, such as <6>.`)
 	r.line("SH", "FILES")
 	r.item(serverflags.DefaultConfig, `The configuration.`)
 	r.item(serverflags.DefaultAuth, `The clients that may use the export of the command line. If the file does not exist, everybody may.`)
+	r.line("SH", "WINDOWS")
+	r.text(`There the server can be a service. "nbd-server service COMMAND", where COMMAND is one of these, does that; with --name NAME it is another service than the one that is called nbd-server:`)
+	for _, c := range serverflags.ServiceCommands {
+		r.item(c.Form, strings.ToUpper(c.Help[:1])+c.Help[1:]+".")
+	}
 	r.line("SH", "EXAMPLES")
 	r.text(`A file, on port 10809 of all addresses:`)
 	r.example(`nbd-server 10809 /srv/disk.img`)
@@ -58,6 +65,6 @@ The server goes to the background when it serves, and not before: an error at th
 	r.text(`The same as a section for the configuration file:`)
 	r.example(`nbd-server ::1@10809 /dev/sdb1 -c -o disk`)
 	r.line("SH", "SEE ALSO")
-	r.text(`*nbd-server(5)*, *nbd-client(8)*`)
+	r.text(`*nbd-server(5)*, *nbd-client(8)*, *nbd(1)*, *nbd-ctl(1)*, *nbd-trdump(1)*, *nbd-trplay(1)*`)
 	return r.String()
 }

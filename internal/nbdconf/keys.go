@@ -120,7 +120,7 @@ var exportKeys = []Key{
 	{Name: "copyonwrite", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.CopyOnWrite },
 		Help: `Each connection writes to a diff of its own, which is gone when the connection ends. The file itself is never written.`},
 	{Name: "cowdir", Kind: String, Default: "the folder of the file", field: func(_ *Generic, x *Export) any { return &x.COWDir },
-		Help: `The folder for the diffs of copyonwrite.`},
+		Help: `The folder for the diffs of copyonwrite, and for that of waitfile = true.`},
 	{Name: "datalog", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.DataLog },
 		Help: `Log in transactionlog what clients write, too, so that the log can be played again.`},
 	{Name: "exportname", Kind: String, field: func(_ *Generic, x *Export) any { return &x.ExportName },
