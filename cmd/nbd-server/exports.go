@@ -152,7 +152,7 @@ func (p *program) export(x *nbdconf.Export) (*server.Export, error) {
 	o := &opening{p: p, x: x}
 	e := &server.Export{
 		Name: x.Name, Origin: x, Open: o.open, Settings: o.settings(src), ReadOnly: x.ReadOnly, Rotational: x.Rotational, Hide: hidden(x),
-		Tap: tap, MaxConnections: x.MaxConnections, IdleTimeout: time.Duration(x.Timeout) * time.Second, RequireTLS: x.ForceTLS,
+		Tap: tap, MaxConnections: x.MaxConnections, IdleTimeout: time.Duration(x.Timeout) * time.Second, RequireTLS: x.DemandsTLS(),
 	}
 	if list != nil {
 		e.Allow, e.AllowNow = list.rules, list.now

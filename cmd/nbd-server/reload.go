@@ -40,7 +40,7 @@ func (p *program) reload(s *server.Server, old *nbdconf.Config) (*nbdconf.Config
 	p.tellFixed(old, conf)
 	// What is fixed stays as it was.
 	g := old.Generic
-	g.AllowList, g.ForceTLS, g.MaxThreads = conf.Generic.AllowList, conf.Generic.ForceTLS, conf.Generic.MaxThreads
+	g.AllowList, g.ForceTLS, g.TLSOnly, g.MaxThreads = conf.Generic.AllowList, conf.Generic.ForceTLS, conf.Generic.TLSOnly, conf.Generic.MaxThreads
 	g.KeyFile, g.CertFile, g.CACertFile, g.TLSPrio = conf.Generic.KeyFile, conf.Generic.CertFile, conf.Generic.CACertFile, conf.Generic.TLSPrio
 	conf.Generic = g
 	return conf, report, nil

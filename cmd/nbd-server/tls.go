@@ -90,7 +90,7 @@ func (p *program) tlsConfig(g *nbdconf.Generic) (server.TLSMode, *tls.Config, er
 	if len(unknown) > 0 {
 		p.log.Warn(fmt.Sprintf("%s: tlsprio: no effect of %s; the suites of Go's crypto/tls are used", where(g, "tlsprio"), strings.Join(unknown, ":")))
 	}
-	if g.ForceTLS {
+	if g.DemandsTLS() {
 		return server.Forced, c, nil
 	}
 	return server.Selective, c, nil

@@ -4,10 +4,11 @@ import "strings"
 
 // forced returns the key of [generic] that demands TLS, and its place.
 func (g *Generic) forced() (key string, pos Pos) {
-	if pos, ok := g.where["force_tls"]; ok && !g.TLSOnly {
-		return "force_tls", pos
+	key = "force_tls"
+	if !g.ForceTLS {
+		key = "tlsonly"
 	}
-	return "tlsonly", g.where["tlsonly"]
+	return key, g.where[key]
 }
 
 // checkStorage looks at the keys that say what is served.
@@ -86,7 +87,7 @@ func (l *loader) checkAll() {
 		hooks = hooks || x.PreRun != "" || x.PostRun != ""
 		old = old || x.Port != ""
 		switch {
-		case g.OldStyle && x.Port != "" && (x.ForceTLS || g.ForceTLS):
+		case g.OldStyle && x.Port != "" && (x.DemandsTLS() || g.DemandsTLS()):
 			l.problems.add(x.Where("port"), Error, "port in [%s] is for antique clients, which know no TLS, but the export demands it; remove one of the two", x.Name)
 		case g.OldStyle && x.Port == "" && len(x.ListenAddr) > 0:
 			l.problems.add(x.Where("listenaddr"), Warning, "listenaddr in [%s] has no effect without port", x.Name)

@@ -50,7 +50,7 @@ func TestAllKeys(t *testing.T) {
 }
 
 // implied are the keys that are set by another one, too.
-var implied = map[string]string{"keyfile": "certfile", "tlsonly": "force_tls"}
+var implied = map[string]string{"keyfile": "certfile"}
 
 // checkOnly wants the value of one key, and no other, in a configuration.
 func checkOnly(t *testing.T, c *Config, only Key, generic bool, want string) {

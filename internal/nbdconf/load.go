@@ -122,13 +122,12 @@ func (l *loader) generic(g *Group) {
 	l.set(g, true, &l.config.Generic, nil)
 	c := &l.config.Generic
 	c.ListenAddr = splitHosts(c.ListenAddr)
-	c.ForceTLS = c.ForceTLS || c.TLSOnly
 	if c.MaxThreads < 0 {
 		l.problems.add(c.where["max_threads"], Warning, "max_threads is below 0; taking the default")
 		c.MaxThreads = 0
 	}
 	switch {
-	case c.KeyFile == "" && c.ForceTLS:
+	case c.KeyFile == "" && c.DemandsTLS():
 		key, pos := c.forced()
 		l.problems.add(pos, Error, "%s without keyfile: no client could ever connect", key)
 	case c.KeyFile == "" && (c.CertFile != "" || c.CACertFile != ""):
@@ -175,10 +174,9 @@ func (l *loader) checkExport(g *Group, x *Export) {
 		x.FileSize = 0
 	}
 	x.MaxConnections = max(x.MaxConnections, 0)
-	x.ForceTLS = x.ForceTLS || x.TLSOnly
-	if x.ForceTLS && l.config.Generic.KeyFile == "" {
+	if x.DemandsTLS() && l.config.Generic.KeyFile == "" {
 		key := "force_tls"
-		if !x.given(key) {
+		if !x.ForceTLS {
 			key = "tlsonly"
 		}
 		l.problems.add(x.Where(key), Error, "%s in [%s] without keyfile in [generic]: no client could ever use the export", key, g.Name)

@@ -40,7 +40,7 @@ type Generic struct {
 	RunUser    string
 	Swap       bool // clients swap on this machine
 	Splice     bool
-	TLSOnly    bool // obeyed as ForceTLS, in which it is contained
+	TLSOnly    bool // another name of ForceTLS; see DemandsTLS
 
 	where places
 }
@@ -66,7 +66,7 @@ type Export struct {
 	DataLog        bool
 	ForceTLS       bool
 	Splice         bool
-	TLSOnly        bool // obeyed as ForceTLS, in which it is contained
+	TLSOnly        bool // another name of ForceTLS; see DemandsTLS
 	MultiFile      bool
 	TreeFiles      bool
 	WaitFile       string // "" for none, "true" for one beside the file, or its path
@@ -82,6 +82,12 @@ type Export struct {
 	Pos   Pos // of the section
 	where places
 }
+
+// DemandsTLS reports whether nothing is served without TLS.
+func (g *Generic) DemandsTLS() bool { return g.ForceTLS || g.TLSOnly }
+
+// DemandsTLS reports whether the export itself is not served without TLS.
+func (x *Export) DemandsTLS() bool { return x.ForceTLS || x.TLSOnly }
 
 // places remembers where each key was given.
 type places map[string]Pos

@@ -352,13 +352,17 @@ func TestTLSOnly(t *testing.T) {
 	t.Parallel()
 	dir := harness.Dir(t)
 	server := harness.NewAuthority(t, dir, "ca").Issue(t, "server", "server", "localhost")
-	s := harness.StartIn(t, dir, harness.Config{Generic: harness.ServerLines(server, ""), Exports: "[e]\nexportname = memory:8k\ntlsonly = true\n[f]\nexportname = memory:8k\n"})
+	s := harness.StartIn(t, dir, harness.Config{Generic: harness.ServerLines(server, "") + "control = " + dir + "/ctl",
+		Exports: "[e]\nexportname = memory:8k\ntlsonly = true\n[f]\nexportname = memory:8k\n"})
 	if _, err := client.Dial(t.Context(), s.URI("e"), nil); !errors.Is(err, handshake.ErrTLSRequired) {
 		t.Errorf("in clear: %v", err)
 	}
 	dial(t, s.URI("f"), nil).Close()
 	uri := strings.Replace(s.URI("e"), "nbd+unix", "nbds+unix", 1) + "&tls-hostname=localhost&tls-certificates=" + server
 	dial(t, uri, nil).Close()
+	// It is lifted by its own name.
+	harness.Run(t, harness.Tool(t, "nbd"), "ctl", "--socket", dir+"/ctl", "change", "e", "tlsonly=")
+	dial(t, s.URI("e"), nil).Close()
 	s.Stop()
 	all := harness.StartIn(t, dir, harness.Config{Generic: harness.ServerLines(server, "") + "tlsonly = true", Exports: "[e]\nexportname = memory:8k\n"})
 	if _, err := client.Dial(t.Context(), all.URI("e"), nil); !errors.Is(err, handshake.ErrTLSRequired) {
