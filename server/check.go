@@ -78,7 +78,7 @@ func (x *Export) suits(d *block.Device) error {
 
 // samePolicy tells whether x and o differ at most in how they are opened.
 func (x *Export) samePolicy(o *Export) bool {
-	return x.Description == o.Description && x.Tap == o.Tap && x.ReadOnly == o.ReadOnly && x.Rotational == o.Rotational &&
+	return x.Description == o.Description && x.BeginSettings == o.BeginSettings && x.Tap == o.Tap && x.ReadOnly == o.ReadOnly && x.Rotational == o.Rotational &&
 		x.Hide == o.Hide && max(x.MinBlock, 1) == max(o.MinBlock, 1) && x.MaxConnections == o.MaxConnections &&
 		x.IdleTimeout == o.IdleTimeout && x.RequireTLS == o.RequireTLS && x.NotListed == o.NotListed && x.Allow.equal(o.Allow) &&
 		slices.Equal(x.names(), o.names())

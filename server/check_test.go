@@ -82,6 +82,7 @@ func TestSamePolicy(t *testing.T) {
 	}
 	for name, f := range map[string]func(*Export){
 		"Description":    func(x *Export) { x.Description = "x" },
+		"BeginSettings":  func(x *Export) { x.BeginSettings = "x" },
 		"ReadOnly":       func(x *Export) { x.ReadOnly = true },
 		"Rotational":     func(x *Export) { x.Rotational = true },
 		"Hide":           func(x *Export) { x.Hide = 4 },

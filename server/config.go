@@ -53,8 +53,11 @@ type Export struct {
 	// has let go of the device, and the device is closed if nobody else has it. The
 	// time that Begin and Open take is not counted in HandshakeTimeout. The context of
 	// Begin is done also when the client hangs up, where the system tells. Nil if
-	// there is nothing to do. What it does belongs into Settings, too.
-	Begin func(ctx context.Context, c Client) (end func(), err error)
+	// there is nothing to do. What it does belongs into Settings, too, but for what
+	// changes nothing about the device, such as its limits: that is for BeginSettings,
+	// and connections of before a change and behind it go on sharing a device.
+	Begin         func(ctx context.Context, c Client) (end func(), err error)
+	BeginSettings string
 
 	// Settings identifies the effective settings, that is, all that decides what
 	// Open opens. An export that is configured again with equal Settings keeps its

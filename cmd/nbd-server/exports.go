@@ -165,7 +165,7 @@ func (p *program) export(x *nbdconf.Export) (*server.Export, error) {
 		e.Private, e.Share = true, o.file
 	}
 	if commands {
-		e.Begin = o.begin
+		e.Begin, e.BeginSettings = o.begin, fmt.Sprint(x.PreRunTimeout, x.PostRunTimeout)
 	}
 	return e, nil
 }

@@ -89,12 +89,14 @@ func TestPostRunHangs(t *testing.T) {
 	await(t, s.Process, "at last", 1)
 }
 
-// TestCommandLimits: commands that take too long are ended.
+// TestCommandLimits: commands that take too long are ended. A reload may change the limits
+// alone.
 func TestCommandLimits(t *testing.T) {
 	t.Parallel()
-	s := harness.Start(t, harness.Config{Exports: "[pre]\nexportname = memory:8k\nprerun = sleep 600 | cat\nprerun_timeout = 1\n" +
+	exports := "[pre]\nexportname = memory:8k\nprerun = sleep 600 | cat\nprerun_timeout = 1\n" +
 		"[post]\nexportname = memory:8k\npostrun = sleep 600 | cat\npostrun_timeout = 1\n" +
-		"[free]\nexportname = memory:8k\nprerun = sleep 2\nprerun_timeout = -1\n"})
+		"[free]\nexportname = memory:8k\nprerun = sleep 2\nprerun_timeout = -1\n"
+	s := harness.Start(t, harness.Config{Exports: exports})
 	if c, err := client.Dial(t.Context(), s.URI("pre"), nil); err == nil {
 		c.Close()
 		t.Error("served although prerun was ended")
@@ -103,6 +105,13 @@ func TestCommandLimits(t *testing.T) {
 	dial(t, s.URI("post"), nil).Close()
 	await(t, s.Process, "postrun: the command was ended, it took longer than 1s", 1)
 	dial(t, s.URI("free"), nil).Close()
+	s.WriteConfig(t, "", strings.ReplaceAll(exports, "timeout = -1", "timeout = 1"))
+	s.Signal(hangup)
+	await(t, s.Process, `configuration taken over changed="\"free\"" kept=2`, 1)
+	if c, err := client.Dial(t.Context(), s.URI("free"), nil); err == nil {
+		c.Close()
+		t.Error("served although prerun takes longer than the new limit")
+	}
 }
 
 // killers are exports of which one ends the process that runs commands, one needs it, and
