@@ -218,6 +218,7 @@ func TestStartErrors(t *testing.T) {
 		{"no file", "[generic]\nunixsock = " + dir + "/s\n[e]\nexportname = /nonexistent\n", "no such file or directory"},
 		{"port in use", "[generic]\nport = " + port + "\nlistenaddr = 127.0.0.1\n[e]\nexportname = " + dir + "/disk\n", "address already in use"},
 		{"too small", "[generic]\nunixsock = " + dir + "/s\n[e]\nexportname = " + dir + "/disk\nfilesize = 4096\n", "has 1 bytes, fewer than the filesize of 4096"},
+		{"log", "[generic]\nunixsock = " + dir + "/s\n[e]\nexportname = " + dir + "/disk\ntransactionlog = /nonexistent/log\n", "c.conf:5: transaction log: open /nonexistent/log: "},
 		{"pid file", "[generic]\nunixsock = " + dir + "/s\n[e]\nexportname = " + dir + "/disk\n", "write the pid file"},
 		{"user", "[generic]\nunixsock = " + dir + "/s\nuser = no-such-user\n[e]\nexportname = " + dir + "/disk\n", ""},
 	} {

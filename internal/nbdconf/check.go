@@ -93,7 +93,7 @@ func (l *loader) checkAll() {
 			l.problems.add(x.Where("listenaddr"), Warning, "listenaddr in [%s] has no effect without port", x.Name)
 		case g.OldStyle:
 		case x.Port != "":
-			l.problems.add(x.Where("port"), Warning, "port in [%s] has no effect without oldstyle in [generic]: clients ask for the export by its name", x.Name)
+			l.problems.add(x.Where("port"), Warning, "port in [%s] has no effect without oldstyle in [generic]: clients ask for the export by its name; for clients of before 2011, which cannot, add oldstyle = true there", x.Name)
 		case len(x.ListenAddr) > 0:
 			l.problems.add(x.Where("listenaddr"), Warning, "listenaddr in [%s] has no effect: all exports are served on the addresses of [generic]", x.Name)
 		}
