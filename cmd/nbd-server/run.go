@@ -180,21 +180,6 @@ func (p *program) print() int {
 	return exitOK
 }
 
-// printSection writes the export of the command line as a section.
-func (p *program) printSection() int {
-	if p.flags.File == "" {
-		p.log.Error("-o needs a complete export on the command line: port and file")
-		return exitUsage
-	}
-	x := p.commandLineExport()
-	x.Name = p.flags.Section
-	if err := x.WriteSection(p.env.stdout); err != nil {
-		p.log.Error(err.Error())
-		return exitError
-	}
-	return exitOK
-}
-
 // logProblems logs all of them, those that are at least as bad as least as
 // errors, and tells whether there was one of these.
 func (p *program) logProblems(problems nbdconf.Problems, least nbdconf.Severity) (bad bool) {

@@ -77,17 +77,22 @@ func TestRunTexts(t *testing.T) {
 }
 
 func TestOutputConfig(t *testing.T) {
+	const head = "# Where to listen is said in [generic]:\n#\tport = "
 	for _, c := range []struct{ args, want string }{
 		{"-o foo 10900 /f 10M -r -c -l /allow -p /pid -M 3",
-			"[foo]\n\texportname = /f\n\tauthfile = /allow\n\tcopyonwrite = true\n\tfilesize = 10485760\n\tmaxconnections = 3\n\treadonly = true\n"},
+			head + "10900\n[foo]\n\texportname = /f\n\tauthfile = /allow\n\tcopyonwrite = true\n\tfilesize = 10485760\n\tmaxconnections = 3\n\treadonly = true\n"},
 		{"-o foo 1.2.3.4@10900 rel",
-			"[foo]\n\texportname = DIR/rel\n\tauthfile = /etc/nbd-server/allow\n"},
+			head + "10900\n#\tlistenaddr = 1.2.3.4\n[foo]\n\texportname = DIR/rel\n\tauthfile = /etc/nbd-server/allow\n"},
 		{"-o mem 1 memory:1024M",
-			"[mem]\n\texportname = memory:1G\n\tauthfile = /etc/nbd-server/allow\n"},
+			head + "1\n[mem]\n\texportname = memory:1G\n\tauthfile = /etc/nbd-server/allow\n"},
 		{"-o pct 1 /a%s",
-			"[pct]\n\texportname = /a%s\n\tauthfile = /etc/nbd-server/allow\n"},
+			head + "1\n[pct]\n\texportname = /a%s\n\tauthfile = /etc/nbd-server/allow\n"},
 		{"-o parts -m -a 60 1 rel 4096",
-			"[parts]\n\texportname = DIR/rel\n\tauthfile = /etc/nbd-server/allow\n\tfilesize = 4096\n\tmultifile = true\n\ttimeout = 60\n"},
+			head + "1\n[parts]\n\texportname = DIR/rel\n\tauthfile = /etc/nbd-server/allow\n\tfilesize = 4096\n\tmultifile = true\n\ttimeout = 60\n"},
+		{"-o inetd 0 /f", head + "0\n[inetd]\n\texportname = /f\n\tauthfile = /etc/nbd-server/allow\n"},
+		{"-o unix unix:/s /f --listen :7", "# Where to listen is said in [generic]:\n#\tlisten = :7, unix:/s\n[unix]\n\texportname = /f\n\tauthfile = /etc/nbd-server/allow\n"},
+		{"-o old ::1@7 /f --oldstyle", "# Where to listen is said in [generic]:\n#\toldstyle = true\n[old]\n\texportname = /f\n\tauthfile = /etc/nbd-server/allow\n\tlistenaddr = ::1\n\tport = 7\n"},
+		{"-o old tcp::7 /f --oldstyle --listen unix:/s", "# Where to listen is said in [generic]:\n#\tlisten = unix:/s\n#\toldstyle = true\n[old]\n\texportname = /f\n\tauthfile = /etc/nbd-server/allow\n\tport = 7\n"},
 	} {
 		dir := t.TempDir()
 		write(t, dir, "rel", "x")
