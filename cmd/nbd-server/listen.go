@@ -395,6 +395,30 @@ func addressTexts(list []listener) []string {
 	return texts
 }
 
+// inetdByConfig tells whether port = 0 of the configuration means that the client is on
+// standard input, as the reference has it: if there is one. Where it has to be
+// found out, the program cannot go to the background first.
+func (p *program) inetdByConfig() bool {
+	f := p.flags
+	if f.Foreground || f.Listen != nil || len(f.AllAddresses()) > 0 || p.printsOnly() {
+		return false
+	}
+	info, err := p.env.stdin.Stat()
+	if err != nil || info.Mode()&os.ModeSocket == 0 {
+		return false
+	}
+	conf, _, _ := p.load() // problems are told when it is read for good
+	if g := &conf.Generic; g.Port != "0" || g.UnixSock != "" || len(g.Listen) > 0 {
+		return false
+	}
+	c, err := stdinConn(p.env.stdin)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	return c.RemoteAddr() != nil
+}
+
 // stdinConn takes the client on standard input, as inetd gives it.
 func stdinConn(f *os.File) (net.Conn, error) {
 	c, err := net.FileConn(f)

@@ -82,6 +82,7 @@ func run(ctx context.Context, args []string, env *environment) int {
 	if done, status := p.tell(); done {
 		return status
 	}
+	flags.Inetd = flags.Inetd || p.inetdByConfig()
 	p.logs = newLogs(env, flags)
 	defer p.logs.Close()
 	p.log = p.logs.Logger()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -231,6 +232,9 @@ func (p *program) inetd(ctx context.Context, conf *nbdconf.Config, signals <-cha
 	if err != nil {
 		p.log.Error(err.Error())
 		return exitError
+	}
+	if path := cmp.Or(p.flags.Control, conf.Generic.Control); path != "" {
+		p.log.Warn("the control socket " + path + " is not made: with port 0 there is one client, and the server ends with it")
 	}
 	removePID, err := p.writePID(nil)
 	if err != nil {

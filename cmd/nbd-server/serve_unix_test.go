@@ -316,10 +316,11 @@ func TestDualListen(t *testing.T) {
 
 // TestInetd serves one client on standard input.
 func TestInetd(t *testing.T) {
-	for _, args := range [][]string{{"0", "memory:1M", "-C", "/nonexistent"}, {"-C", "c.conf", "0"}} {
+	for _, args := range [][]string{{"0", "memory:1M", "-C", "/nonexistent"}, {"-C", "c.conf", "0"}, {"-C", "zero.conf"}} {
 		t.Run(fmt.Sprint(args), func(t *testing.T) {
 			dir := harness.Dir(t)
-			write(t, dir, "c.conf", "[generic]\nport = 1\n[e]\nexportname = memory:1M\n")
+			write(t, dir, "c.conf", "[generic]\nport = 1\ncontrol = ctl\n[e]\nexportname = memory:1M\n")
+			write(t, dir, "zero.conf", "[generic]\nport = 0\ncontrol = ctl\n[e]\nexportname = memory:1M\n")
 			fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 			if err != nil {
 				t.Fatal(err)
@@ -337,6 +338,7 @@ func TestInetd(t *testing.T) {
 			export := ""
 			if args[0] == "-C" {
 				export = "e"
+				p.await("the control socket ctl is not made")
 			}
 			c, err := client.New(t.Context(), conn, &client.Config{Export: export})
 			if err != nil {

@@ -93,7 +93,7 @@ Where systemd passes the sockets, those that are called oldstyle@EXPORT (FileDes
 
 The reference obeyed it until version 3.9, and has refused it since.`},
 	{Name: "port", Kind: String, Default: "10809", field: func(g *Generic, _ *Export) any { return &g.Port },
-		Help: `The TCP port to listen on, a number or the name of a service.`},
+		Help: `The TCP port to listen on, a number or the name of a service. With 0 the client is on standard input, as inetd has it, if that is a connected socket, and neither -n nor anything else says where to listen; otherwise it is any free port, which the log names.`},
 	{Name: "run_user", Kind: String, Default: "the values of user and group", field: func(g *Generic, _ *Export) any { return &g.RunUser },
 		Help: `Who runs prerun and postrun: USER or USER:GROUP. The commands are run by a helper process that is started before the server changes to user. So they may be run as root, or as somebody else, while the server itself is not.
 

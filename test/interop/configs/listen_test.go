@@ -105,6 +105,27 @@ func TestOldstyleAddress(t *testing.T) {
 	}
 }
 
+// TestPortZero: port = 0 of the configuration is inetd's way, where standard input is the
+// client.
+func TestPortZero(t *testing.T) {
+	testgate.Requires(t, testgate.Program("nbdsh"))
+	t.Parallel()
+	dir := harness.Dir(t)
+	config := configuration(t, dir, "[generic]\nport = 0\nlistenaddr = 127.0.0.1\nallowlist = true\n[e]\nexportname = memory:8k\n")
+	script := fmt.Sprintf("h.set_export_name('e'); h.connect_command(['%s', '-C', '%s']); print(h.get_size()); h.shutdown()", harness.Binary(t), config)
+	if out := harness.Run(t, "nbdsh", "-c", script); strings.TrimSpace(out) != "8192" {
+		t.Errorf("nbdsh says %s", out)
+	}
+	p := harness.Spawn(t, nil, harness.Binary(t), "-n", "-C", config)
+	p.AwaitText("serving")
+	_, rest, _ := strings.Cut(p.Log(), "listening=127.0.0.1:")
+	port, _, _ := strings.Cut(rest, " ")
+	if got := size(t, "nbd://127.0.0.1:"+port+"/e"); got != "8192" {
+		t.Errorf("%s bytes", got)
+	}
+	p.Stop()
+}
+
 // TestSameAddress: two that are to be served at one address are an error that names both
 // places, for --check-config as well.
 func TestSameAddress(t *testing.T) {
