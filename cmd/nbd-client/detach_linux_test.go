@@ -156,3 +156,56 @@ func TestDetachHeldByForce(t *testing.T) {
 		t.Errorf("status %d, %s; attached %v", status, errs, w.attached(0))
 	}
 }
+
+// TestOnlyOpen: a device that is free, and that somebody has open, as udev has at times, is
+// not attached, though the driver says that it is connected.
+func TestOnlyOpen(t *testing.T) {
+	w := newWorld(t)
+	release, err := w.device(2).Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if !w.attached(2) {
+		t.Fatal("the driver does not say that it is connected: nothing is tried here")
+	}
+	for _, c := range []struct {
+		line   string
+		status int
+		said   string
+	}{
+		{"-c /dev/nbd2", exitError, ""},
+		{"status nbd2", exitError, "detached"},
+		{"wait nbd2 gone", exitOK, ""},
+		{"wait nbd2 ready --timeout 0", exitTimeout, "is not ready"},
+		{"resize nbd2", exitError, "not attached"},
+		{"detach nbd2", exitOK, "/dev/nbd2 is not attached"},
+		{"-d /dev/nbd2", exitOK, "/dev/nbd2 is not attached"},
+	} {
+		if status, out, errs := w.run(strings.Fields(c.line)...); status != c.status || !strings.Contains(out+errs, c.said) || c.said == "" && out != "" {
+			t.Errorf("%s: status %d, %s%s", c.line, status, out, errs)
+		}
+	}
+	if status, out, _ := w.run("list"); status != exitOK || strings.Contains(out, "nbd2") {
+		t.Errorf("list: status %d, %s", status, out)
+	}
+}
+
+// TestDetachLeft: what was detached while somebody had it open is gone when he closes it, and
+// detach waits for that.
+func TestDetachLeft(t *testing.T) {
+	w := newWorld(t)
+	s := w.serve(map[string]int64{"disk": 1 << 20})
+	if status, _, errs := w.run("--no-supervise", s.uri("disk"), "nbd0"); status != exitOK {
+		t.Fatalf("attach: status %d, %s", status, errs)
+	}
+	var looks atomic.Int64
+	w.device(0).SetInfo(func(i *kernel.Info) {
+		if i.PID = 0; looks.Add(1) > 5 {
+			i.Size = 0
+		}
+	})
+	if status, _, errs := w.run("detach", "nbd0"); status != exitOK || looks.Load() <= 5 {
+		t.Errorf("status %d after %d looks, %s", status, looks.Load(), errs)
+	}
+}

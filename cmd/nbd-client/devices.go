@@ -14,7 +14,7 @@ import (
 // view is what kernel and state files together say of one device.
 type view struct {
 	index     kernel.Index
-	connected bool             // attached, says the kernel
+	connected bool             // attached
 	info      *kernel.Info     // nil if the system does not tell
 	state     *supervise.State // nil if no supervisor has it, or had it
 }
@@ -92,6 +92,8 @@ func (p *program) view(driver kernel.Driver, st kernel.Status, states []supervis
 		p.log.Debug("no information on a device", "device", st.Index.Path(), "error", err)
 	} else {
 		v.info = info
+		// One that is only open, as udev has it, is connected all the same, by its status.
+		v.connected = st.Connected && info.PID != 0
 	}
 	for i := range states {
 		s := &states[i]

@@ -86,14 +86,18 @@ func (p *program) detachOne(ctx context.Context, driver kernel.Driver, name stri
 	if err != nil {
 		return err
 	}
-	if !v.connected && !v.kept() {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not gone after %v", patience))
+	defer cancel()
+	switch {
+	case v.connected, v.kept():
+	case v.info != nil && !v.info.Gone(): // it was detached while somebody had it open
+		return p.awaitGone(ctx, driver, v.index, false)
+	default:
 		p.log.Info(v.index.Path() + " is not attached")
 		return nil
 	}
 	// The reference's option detaches whatever happens on the device.
 	force := p.flags.Force || p.flags.Action == clientflags.Disconnect
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not gone after %v", patience))
-	defer cancel()
 	was := *v
 	users := usersOf(v.info)
 	if users != "" && force {
