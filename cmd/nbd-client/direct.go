@@ -87,6 +87,9 @@ func (p *program) connectAlone(ctx context.Context, driver kernel.Driver, spec *
 		}
 	}
 	defer closeAll(a.Sockets)
+	if spec.ReadOnly { // also where no server has said anything
+		a.Flags |= proto.FlagReadOnly | proto.FlagHasFlags
+	}
 	i, err := driver.Connect(ctx, a)
 	if err == nil {
 		if _, _, err := kernel.SuitRequests(ctx, driver, i, most); err != nil {
@@ -127,9 +130,6 @@ func (p *program) describe(a *kernel.Attach, spec *supervise.Spec, info *handsha
 		a.BlockSize = max(kernel.SectorSize, int64(info.BlockSize.Minimum))
 	}
 	a.Flags = info.Flags
-	if spec.ReadOnly {
-		a.Flags |= proto.FlagReadOnly | proto.FlagHasFlags
-	}
 	if want > 1 && info.Flags&proto.FlagCanMultiConn == 0 {
 		p.log.Warn("the server does not offer several connections (NBD_FLAG_CAN_MULTI_CONN); one is made")
 		want = 1

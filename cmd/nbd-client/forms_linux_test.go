@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"nbd.example/nbd/backend/memory"
@@ -12,10 +14,12 @@ import (
 	"nbd.example/nbd/transmission"
 )
 
-// TestPreInit attaches what begins with the requests: nothing is negotiated.
-func TestPreInit(t *testing.T) {
-	w := newWorld(t)
-	b, err := memory.New(memory.Config{Size: 1 << 20})
+// bare serves once what begins with the requests: nothing is negotiated. It returns the
+// socket, and what comes of serving.
+func (w *world) bare(size int64) (path string, served <-chan error) {
+	t := w.t
+	t.Helper()
+	b, err := memory.New(memory.Config{Size: size})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,22 +27,29 @@ func TestPreInit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dev.Close()
-	path := filepath.Join(w.dir, "bare")
+	t.Cleanup(func() { dev.Close() })
+	path = filepath.Join(w.dir, "bare")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	served := make(chan error, 1)
+	t.Cleanup(func() { l.Close() })
+	done := make(chan error, 1)
 	go func() {
 		conn, err := l.Accept()
 		if err == nil {
 			_, err = transmission.Serve(t.Context(), conn, &transmission.Session{Device: dev}, &transmission.Config{})
 			conn.Close()
 		}
-		served <- err
+		done <- err
 	}()
+	return path, done
+}
+
+// TestPreInit attaches without negotiation.
+func TestPreInit(t *testing.T) {
+	w := newWorld(t)
+	path, served := w.bare(1 << 20)
 	if status, out, errs := w.run("-u", path, "-preinit", "-size", "1M", "/dev/nbd1"); status != exitOK || out != "/dev/nbd1\n" {
 		t.Fatalf("status %d, %q, %s", status, out, errs)
 	}
@@ -52,6 +63,19 @@ func TestPreInit(t *testing.T) {
 	if err := <-served; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestPreInitReadOnly: what is not negotiated can be read-only all the same.
+func TestPreInitReadOnly(t *testing.T) {
+	w := newWorld(t)
+	path, _ := w.bare(1 << 20)
+	if status, _, errs := w.run("-P", "-B", "1M", "-R", "-u", path, "/dev/nbd1"); status != exitOK {
+		t.Fatalf("status %d, %s", status, errs)
+	}
+	if _, err := w.device(1).WriteAt(make([]byte, 512), 0); !errors.Is(err, syscall.EPERM) {
+		t.Errorf("writing gives %v", err)
+	}
+	w.run("detach", "nbd1")
 }
 
 // TestIPv6 attaches by an address of IPv6, in every way to write one.
