@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise/pass"
 	"nbd.example/nbd/supervise/sock"
 )
 
@@ -182,7 +183,7 @@ func (st State) held() (list []Connection) {
 func (d *Device) inherit(c Connection) *slot {
 	s := &slot{told: c, unwatch: func() {}}
 	s.told.Alive, s.told.Held, s.told.Relay = false, false, false
-	f := d.sup.takeInherited(socketName(d.index, c.Inode))
+	f := d.sup.takeInherited(pass.Name(d.index, c.Inode))
 	if f == nil {
 		return s
 	}
@@ -214,7 +215,7 @@ func (s *Supervisor) dropInherited(so func(kernel.Index) bool) {
 	s.mu.Lock()
 	var drop, rest []Socket
 	for _, f := range s.inherited {
-		if so == nil || so(socketIndex(f.Name)) {
+		if so == nil || so(pass.Device(f.Name)) {
 			drop = append(drop, f)
 		} else {
 			rest = append(rest, f)

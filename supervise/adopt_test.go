@@ -17,6 +17,7 @@ import (
 	"nbd.example/nbd/internal/testgate"
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/kernel/kerneltest"
+	"nbd.example/nbd/supervise/pass"
 	"nbd.example/nbd/supervise/sock"
 )
 
@@ -605,7 +606,7 @@ func TestStore(t *testing.T) {
 	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Connections: 2, Timeout: calm})
 	names := func() (list []string) {
 		for _, s := range dev.Sockets() {
-			list = append(list, socketName(d.Index(), s.Inode))
+			list = append(list, pass.Name(d.Index(), s.Inode))
 		}
 		slices.Sort(list)
 		return list
@@ -623,7 +624,7 @@ func TestStore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sockets = append(sockets, Socket{name, copied})
+		sockets = append(sockets, Socket{Name: name, File: copied})
 	}
 	r.cfg.Inherited = sockets
 	d = r.adoptOne(d.Index())
@@ -643,10 +644,10 @@ func TestReexec(t *testing.T) {
 	switch os.Getenv(stage) {
 	case "1":
 		a, b := socketPair(t)
-		sockets := []Socket{{socketName(0, sock.Inode(a)), a}, {socketName(7, sock.Inode(b)), b}}
+		sockets := []Socket{{Name: pass.Name(0, sock.Inode(a)), File: a}, {Name: pass.Name(7, sock.Inode(b)), File: b}}
 		fmt.Printf("passed %s %s\n", sockets[0].Name, sockets[1].Name)
 		os.Setenv(stage, "2")
-		err := execWith(os.Args[0], os.Args, append(os.Environ(), socketsVariable+"=what it was"), sockets)
+		err := pass.Exec(os.Args[0], os.Args, append(os.Environ(), pass.Variable+"=what it was"), sockets)
 		fmt.Println(err)
 		os.Exit(1)
 	case "2":
@@ -654,7 +655,7 @@ func TestReexec(t *testing.T) {
 		for _, s := range Inherit() {
 			name := strings.SplitN(s.Name, "-", 2)[0]
 			i, _ := kernel.ParseIndex(name)
-			if socketName(i, sock.Inode(s.File)) != s.Name {
+			if pass.Name(i, sock.Inode(s.File)) != s.Name {
 				fmt.Print(" the wrong")
 			}
 			fmt.Print(" ", s.Name)
@@ -691,7 +692,7 @@ func TestReexecAfterStore(t *testing.T) {
 		if variables == "new variables" {
 			env = os.Environ()
 		}
-		err := execWith(os.Args[0], os.Args, env, sockets)
+		err := pass.Exec(os.Args[0], os.Args, env, sockets)
 		fmt.Println(err)
 		os.Exit(1)
 	case "last":
@@ -701,7 +702,7 @@ func TestReexecAfterStore(t *testing.T) {
 	a, b := socketPair(t)
 	defer a.Close()
 	defer b.Close()
-	name := socketName(3, sock.Inode(a))
+	name := pass.Name(3, sock.Inode(a))
 	for _, variables := range []string{"new variables", "old variables"} {
 		cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, os.Args[0], "-test.run=^TestReexecAfterStore$")
 		cmd.ExtraFiles = []*os.File{a}
@@ -718,7 +719,7 @@ func describe(list []Socket) (names []string) {
 	for _, s := range list {
 		device, _, _ := strings.Cut(s.Name, "-")
 		i, _ := kernel.ParseIndex(device)
-		names = append(names, socketName(i, sock.Inode(s.File)))
+		names = append(names, pass.Name(i, sock.Inode(s.File)))
 	}
 	return names
 }

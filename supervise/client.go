@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise/pass"
 )
 
 // ControlPath returns the path of the control socket of a process.
@@ -247,7 +248,7 @@ func receiveAll(conn *net.UnixConn) (sockets []Socket, err error) {
 	var text []byte
 	b := make([]byte, 64<<10)
 	for {
-		n, more, err := receiveSockets(conn, b)
+		n, more, err := pass.Receive(conn, b)
 		files = append(files, more...)
 		if n == 0 && err == nil {
 			err = io.EOF
@@ -272,7 +273,7 @@ func receiveAll(conn *net.UnixConn) (sockets []Socket, err error) {
 				return sockets, fmt.Errorf("peer sent %d names with %d sockets", len(r.Names), len(files))
 			}
 			for _, name := range r.Names {
-				sockets = append(sockets, Socket{name, files[0]})
+				sockets = append(sockets, Socket{Name: name, File: files[0]})
 				files = files[1:]
 			}
 			switch {

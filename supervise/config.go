@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise/pass"
 	"nbd.example/nbd/supervise/tlsfiles"
 )
 
@@ -71,6 +72,22 @@ type Local interface {
 type Store interface {
 	Keep(name string, f *os.File) error // f is the caller's
 	Drop(name string) error
+}
+
+// Socket is a kernel device's socket on its way from one process to the next.
+type Socket = pass.Socket
+
+// Inherit returns the sockets that this process got when it was started: by
+// [Supervisor.Reexec], or from the file descriptor store of systemd. See [pass.Inherit].
+func Inherit() []Socket { return pass.Inherit() }
+
+// SystemdStore is the file descriptor store of the service manager, for a service with
+// FileDescriptorStoreMax. It returns nil where there is none.
+func SystemdStore() Store {
+	if s := pass.Systemd(); s != nil {
+		return s
+	}
+	return nil
 }
 
 // Backoff says how long to wait between attempts to connect: First, then twice as long

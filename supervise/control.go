@@ -12,6 +12,7 @@ import (
 
 	"nbd.example/nbd/internal/daemon"
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise/pass"
 )
 
 // maxClients bounds the connections of a control socket.
@@ -256,7 +257,7 @@ func (c *control) handOver(ctx context.Context, conn *net.UnixConn, lines <-chan
 // passOn sends sockets with their names, in lines of which the last one has none.
 func (c *control) passOn(conn *net.UnixConn, sockets []Socket) error {
 	for len(sockets) > 0 {
-		n := min(len(sockets), maxRights)
+		n := min(len(sockets), pass.MaxRights)
 		r := &reply{More: true}
 		for _, s := range sockets[:n] {
 			r.Names = append(r.Names, s.Name)
@@ -266,7 +267,7 @@ func (c *control) passOn(conn *net.UnixConn, sockets []Socket) error {
 			return err
 		}
 		conn.SetWriteDeadline(time.Now().Add(c.s.times.write))
-		if err := sendSockets(conn, line, sockets[:n]); err != nil {
+		if err := pass.Send(conn, line, sockets[:n]); err != nil {
 			return err
 		}
 		sockets = sockets[n:]

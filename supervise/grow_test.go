@@ -12,6 +12,7 @@ import (
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/kernel/kerneltest"
 	"nbd.example/nbd/server"
+	"nbd.example/nbd/supervise/pass"
 	"nbd.example/nbd/supervise/sock"
 )
 
@@ -221,7 +222,7 @@ func TestResizeInterrupted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.cfg.Inherited = []Socket{{socketName(d.Index(), sock.Inode(f)), f}}
+			r.cfg.Inherited = []Socket{{Name: pass.Name(d.Index(), sock.Inode(f)), File: f}}
 		}
 		r.s.crash()
 		d = r.adoptOne(d.Index())

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise/pass"
 )
 
 // release lets go of a device, which stays attached for another process to adopt.
@@ -245,5 +246,5 @@ func (s *Supervisor) Reexec(program string, args, env []string) error {
 	defer s.goOn(devices)
 	s.worker.Flush(ctx) // should it fail, the sockets are adopted by an older file, or offered anew
 	s.async.Flush(ctx)
-	return fmt.Errorf("replace the process by %s: %w", program, execWith(program, args, env, sockets))
+	return fmt.Errorf("replace the process by %s: %w", program, pass.Exec(program, args, env, sockets))
 }

@@ -17,6 +17,7 @@ import (
 	"nbd.example/nbd/internal/hangups"
 	"nbd.example/nbd/internal/tasks"
 	"nbd.example/nbd/kernel"
+	"nbd.example/nbd/supervise/pass"
 )
 
 // Supervisor keeps kernel devices attached. All methods may be called concurrently.
@@ -280,7 +281,7 @@ func (d *Device) sockets() []Socket {
 	var list []Socket
 	for _, s := range d.slots {
 		if s.file != nil && s.relay == nil && !s.dead {
-			list = append(list, Socket{socketName(d.index, s.told.Inode), s.file})
+			list = append(list, Socket{Name: pass.Name(d.index, s.told.Inode), File: s.file})
 		}
 	}
 	return list
@@ -304,7 +305,7 @@ func (s *Supervisor) store(i kernel.Index, sockets []Socket) {
 		s.stored[f.Name] = true
 	}
 	for name := range s.stored {
-		if strings.HasPrefix(name, socketPrefix(i)) && !want[name] {
+		if strings.HasPrefix(name, pass.Prefix(i)) && !want[name] {
 			delete(s.stored, name)
 			if err := s.cfg.Store.Drop(name); err != nil {
 				s.log.Warn("a socket cannot be taken out of the store", "device", i.Path(), "err", err)

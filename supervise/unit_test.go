@@ -15,6 +15,7 @@ import (
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/kernel/kerneltest"
 	"nbd.example/nbd/proto"
+	"nbd.example/nbd/supervise/pass"
 	"nbd.example/nbd/supervise/sock"
 	"nbd.example/nbd/uri"
 )
@@ -74,14 +75,14 @@ func TestSystemdStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	buffer := make([]byte, 1000)
-	n, files, err := receiveSockets(l, buffer)
+	n, files, err := pass.Receive(l, buffer)
 	if err != nil || string(buffer[:n]) != "FDSTORE=1\nFDNAME=nbd0-1" || len(files) != 1 || sock.Inode(files[0]) != sock.Inode(a) {
 		t.Errorf("%q, %v, %v", buffer[:n], files, err)
 	}
 	for _, f := range files {
 		f.Close()
 	}
-	n, files, err = receiveSockets(l, buffer)
+	n, files, err = pass.Receive(l, buffer)
 	if err != nil || string(buffer[:n]) != "FDSTOREREMOVE=1\nFDNAME=nbd0-1" || len(files) != 0 {
 		t.Errorf("%q, %v, %v", buffer[:n], files, err)
 	}
@@ -92,18 +93,18 @@ func TestReceiveMany(t *testing.T) {
 	testgate.Requires(t, testgate.Linux())
 	a, b := socketPair(t)
 	from, to := unixConn(t, a), unixConn(t, b)
-	const n = maxRights + 5
+	const n = pass.MaxRights + 5
 	var names []string
 	go func() {
-		for at := 0; at < n; at += maxRights {
+		for at := 0; at < n; at += pass.MaxRights {
 			r := &reply{More: true}
 			var list []Socket
-			for i := at; i < min(at+maxRights, n); i++ {
+			for i := at; i < min(at+pass.MaxRights, n); i++ {
 				name := fmt.Sprintf("nbd%d-1", i)
-				r.Names, list = append(r.Names, name), append(list, Socket{name, os.Stderr})
+				r.Names, list = append(r.Names, name), append(list, Socket{Name: name, File: os.Stderr})
 			}
 			line, _ := encode(r)
-			sendSockets(from, line, list)
+			pass.Send(from, line, list)
 		}
 		line, _ := encode(&reply{})
 		from.Write(line)

@@ -19,8 +19,6 @@ const (
 	// maxRequest bounds a request, in bytes; the replies to it are bounded by maxReply.
 	maxRequest = 64 << 10
 	maxReply   = 16 << 20
-	// maxRights is how many descriptors Linux passes at a time (SCM_MAX_FD).
-	maxRights = 253
 )
 
 // operation is what a request asks for.

@@ -1,4 +1,6 @@
-package supervise
+// Package pass has the sockets of kernel devices pass from one process to the next: through
+// exec, or through the file descriptor store of systemd.
+package pass
 
 import (
 	"fmt"
@@ -17,34 +19,34 @@ type Socket struct {
 	File *os.File
 }
 
-// socketName names a socket.
-func socketName(i kernel.Index, inode uint64) string {
-	return socketPrefix(i) + strconv.FormatUint(inode, 10)
+// Name names a socket.
+func Name(i kernel.Index, inode uint64) string {
+	return Prefix(i) + strconv.FormatUint(inode, 10)
 }
 
-// socketPrefix is what the names of a device's sockets begin with.
-func socketPrefix(i kernel.Index) string { return i.Name() + "-" }
+// Prefix is what the names of a device's sockets begin with.
+func Prefix(i kernel.Index) string { return i.Name() + "-" }
 
-// socketIndex returns the device of a name that socketName has made.
-func socketIndex(name string) kernel.Index {
+// Device returns the device of a name that Name has made.
+func Device(name string) kernel.Index {
 	device, _, _ := strings.Cut(name, "-")
 	i, _ := kernel.ParseIndex(device)
 	return i
 }
 
-// isSocketName reports whether socketName makes such names.
-func isSocketName(name string) bool {
+// isName reports whether Name makes such names.
+func isName(name string) bool {
 	device, number, ok := strings.Cut(name, "-")
 	i, err := kernel.ParseIndex(device)
 	if !ok || err != nil {
 		return false
 	}
 	n, err := strconv.ParseUint(number, 10, 64)
-	return err == nil && socketName(i, n) == name
+	return err == nil && Name(i, n) == name
 }
 
-// socketsVariable carries descriptors from Reexec to Inherit: "nbd0-4711=7,…".
-const socketsVariable = "NBD_SUPERVISE_SOCKETS"
+// Variable carries descriptors from Exec to Inherit: "nbd0-4711=7,…".
+const Variable = "NBD_SUPERVISE_SOCKETS"
 
 // inheritable is a descriptor that is said to be a socket.
 type inheritable struct {
@@ -55,7 +57,7 @@ type inheritable struct {
 // maxInherited bounds how many sockets are looked for.
 const maxInherited = 1 << 16
 
-// parseSockets reads socketsVariable.
+// parseSockets reads Variable.
 func parseSockets(text string) ([]inheritable, error) {
 	var list []inheritable
 	for text != "" {
@@ -63,7 +65,7 @@ func parseSockets(text string) ([]inheritable, error) {
 		word, text, _ = strings.Cut(text, ",")
 		name, number, ok := strings.Cut(word, "=")
 		fd, err := strconv.ParseUint(number, 10, 31)
-		if !ok || err != nil || !isSocketName(name) || fd < 3 || len(list) == maxInherited {
+		if !ok || err != nil || !isName(name) || fd < 3 || len(list) == maxInherited {
 			return nil, fmt.Errorf("%.100q is not what a supervisor passes on", word)
 		}
 		list = append(list, inheritable{name, int(fd)})
@@ -84,7 +86,7 @@ func parseListen(pid int, listenPID, count, names string) []inheritable {
 	}
 	var list []inheritable
 	for i, name := range strings.Split(names, ":") {
-		if i < n && isSocketName(name) {
+		if i < n && isName(name) {
 			list = append(list, inheritable{name, 3 + i})
 		}
 	}
@@ -98,7 +100,7 @@ const takenName = "taken"
 func strikeOut(names string) string {
 	list := strings.Split(names, ":")
 	for i, name := range list {
-		if isSocketName(name) {
+		if isName(name) {
 			list[i] = takenName
 		}
 	}
@@ -116,15 +118,15 @@ func distinct(list []inheritable) []inheritable {
 }
 
 // Inherit returns the sockets that this process got when it was started: by
-// [Supervisor.Reexec], or from the file descriptor store of systemd. It must be called
+// [Exec], or from the file descriptor store of systemd. It must be called
 // at most once, and before sockets for other purposes are taken from LISTEN_FDS: those
-// are left alone. It removes the variable of Reexec from the environment, and the names
+// are left alone. It removes the variable of Exec from the environment, and the names
 // of what it takes from LISTEN_FDNAMES: a program that replaces this one has the same
 // process number, and would believe them once more, when the numbers of the descriptors
 // may long belong to something else.
 func Inherit() []Socket {
-	list, _ := parseSockets(os.Getenv(socketsVariable)) // whoever wrote something else passed nothing
-	os.Unsetenv(socketsVariable)
+	list, _ := parseSockets(os.Getenv(Variable)) // whoever wrote something else passed nothing
+	os.Unsetenv(Variable)
 	names := os.Getenv("LISTEN_FDNAMES")
 	listed := parseListen(os.Getpid(), os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), names)
 	if len(listed) > 0 {
