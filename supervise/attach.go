@@ -17,11 +17,14 @@ import (
 // Attach attaches a kernel device and keeps it until it is detached, or the supervisor
 // closed. ctx bounds only the call. If this supervisor keeps a device with the same
 // identifier, that is returned, also if spec wants another device; it is an error if it does
-// not suit otherwise: see [State.Suits]. If another process keeps it, the error is an
-// [*AttachedError]; if nobody keeps it any more, and it suits, it is adopted.
+// not suit otherwise: see [State.Suits]. If another process keeps it, or nobody ever did,
+// the error is an [*AttachedError]; if nobody keeps it any more, and it suits, it is adopted.
 func (s *Supervisor) Attach(ctx context.Context, spec *Spec) (*Device, error) {
 	wanted := spec
 	spec, err := spec.complete()
+	if err == nil && spec.Bare {
+		err = errors.New("attach: an export that nothing is known of cannot be kept")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +45,7 @@ func (s *Supervisor) Attach(ctx context.Context, spec *Spec) (*Device, error) {
 		return nil, err
 	}
 	defer unlock()
-	if d, err := s.elsewhere(ctx, spec.Identifier, wanted); d != nil || err != nil {
+	if d, err := s.elsewhere(ctx, spec, wanted); d != nil || err != nil {
 		return d, err
 	}
 	targets, local, err := s.targets(ctx, spec)
@@ -56,7 +59,7 @@ func (s *Supervisor) Attach(ctx context.Context, spec *Spec) (*Device, error) {
 		}
 		return nil, err
 	}
-	d.scan(ctx)
+	s.scan(ctx, d.index, spec.Client)
 	return d, nil
 }
 
@@ -157,22 +160,18 @@ func (s *Supervisor) lockAt(ctx context.Context, at int64) (unlock func(), err e
 
 // elsewhere looks for a device with the identifier that this supervisor does not keep.
 // One that nobody keeps is adopted, if it suits who wants it.
-func (s *Supervisor) elsewhere(ctx context.Context, identifier string, wanted *Spec) (*Device, error) {
-	list, _ := States(s.cfg.Dir) // what cannot be read cannot be compared
-	for i := range list {
-		st := &list[i]
-		if st.Identifier != identifier || s.stale(st) {
-			continue
-		}
-		if s.foreign(st) {
-			return nil, &AttachedError{State: *st}
-		}
-		if err := st.standsIn(wanted); err != nil {
-			return nil, err
-		}
-		return s.adopt(ctx, st)
+func (s *Supervisor) elsewhere(ctx context.Context, spec, wanted *Spec) (*Device, error) {
+	st, err := s.other(ctx, spec)
+	switch {
+	case st == nil || err != nil:
+		return nil, err
+	case st.Phase == Unkept || s.foreign(st):
+		return nil, &AttachedError{State: *st}
 	}
-	return nil, nil
+	if err := st.standsIn(wanted); err != nil {
+		return nil, err
+	}
+	return s.adopt(ctx, st)
 }
 
 // attach makes a new device.
@@ -219,14 +218,14 @@ func (s *Supervisor) attach(ctx context.Context, spec *Spec, targets []*target, 
 }
 
 // scan has the kernel look for partitions. Where udev runs they are found anyway.
-func (d *Device) scan(ctx context.Context) {
-	if d.st.Spec.Client&kernel.DisconnectOnClose != 0 {
+func (s *Supervisor) scan(ctx context.Context, i kernel.Index, client kernel.ClientFlags) {
+	if client&kernel.DisconnectOnClose != 0 {
 		return // who looks would be the last one to close it
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.sup.times.scan)
+	ctx, cancel := context.WithTimeout(ctx, s.times.scan)
 	defer cancel()
-	if err := d.sup.cfg.Kernel.Rescan(ctx, d.index); err != nil {
-		d.log.Debug("the partition table was not read", "err", err)
+	if err := s.cfg.Kernel.Rescan(ctx, i); err != nil {
+		s.log.Debug("the partition table was not read", "device", i.Path(), "err", err)
 	}
 }
 

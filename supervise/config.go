@@ -144,6 +144,9 @@ type Spec struct {
 	// Swap says that the device will be swapped on. The program prepares its process for
 	// that; the supervisor only remembers it.
 	Swap bool `json:"swap,omitempty"`
+	// Bare connections begin with the requests: nothing is negotiated, and nothing known of
+	// the export but its Size. Only [Supervisor.AttachAlone] takes them.
+	Bare bool `json:"bare,omitempty"`
 	// ExportName makes the handshake use NBD_OPT_EXPORT_NAME, for servers that cannot GO.
 	ExportName bool `json:"export_name,omitempty"`
 	// Client flags of the kernel.

@@ -167,7 +167,7 @@ func (d *Device) awaitGone(ctx context.Context, force bool) error {
 		}
 		if err == nil && len(info.Partitions) > 0 && info.PID == 0 && info.Size == 0 && !scanned {
 			scanned = true // they go when somebody opens the device
-			d.scan(ctx)
+			d.sup.scan(ctx, d.index, d.st.Spec.Client)
 			continue
 		}
 		select {

@@ -8,13 +8,17 @@ import (
 	"nbd.example/nbd/kernel"
 )
 
-// AttachedError says that another process keeps a device with the identifier.
+// AttachedError says that another process keeps a device with the identifier, or that it is
+// attached and [Unkept].
 type AttachedError struct {
 	State State
 }
 
 // Error says which device and which process.
 func (e *AttachedError) Error() string {
+	if e.State.Phase == Unkept {
+		return fmt.Sprintf("%q is attached as %s already, and no process keeps it: detach it first, or attach it a second time with another identifier", e.State.Identifier, e.State.Device)
+	}
 	return fmt.Sprintf("%q is attached as %s already, kept by process %d", e.State.Identifier, e.State.Device, e.State.Process.PID)
 }
 

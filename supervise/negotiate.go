@@ -58,6 +58,13 @@ func (t *target) open(ctx context.Context, oldstyle bool) (*handshake.Client, ne
 // connect makes one connection for the kernel, which knows simple replies only. With
 // tell, an export that does not exist makes an error that lists those that do.
 func (t *target) connect(ctx context.Context, exportName, tell bool) (*peer, error) {
+	if t.bare > 0 {
+		conn, err := t.dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return newPeer(t, &handshake.Agreement{Conn: conn, Export: handshake.ExportInfo{Size: uint64(t.bare)}})
+	}
 	// Servers of before 2011 speak before they are asked. They have no names and no TLS.
 	h, conn, err := t.open(ctx, t.export == "" && t.tls == nil)
 	if err != nil {

@@ -45,6 +45,8 @@ func (s *Spec) complete() (*Spec, error) {
 		return nil, fmt.Errorf("attach: %d URIs, more than %d", len(c.URIs), maxURIs)
 	case c.Connections < 0 || c.Connections > maxConnections:
 		return nil, fmt.Errorf("attach: %d connections: give 1 to %d", c.Connections, maxConnections)
+	case c.Bare && c.Size == 0:
+		return nil, errors.New("attach: the size of an export is not known, if no server is asked for it")
 	case c.Size < 0:
 		return nil, fmt.Errorf("attach: a size of %d bytes", c.Size)
 	case c.ConnectTimeout < 0 || c.OnFailure.Limit < 0:
@@ -60,6 +62,15 @@ func (s *Spec) complete() (*Spec, error) {
 		}
 	}
 	return &c, c.identify()
+}
+
+// KnownAs returns the identifier, also where it is made up.
+func (s *Spec) KnownAs() (string, error) {
+	c, err := s.complete()
+	if err != nil {
+		return "", err
+	}
+	return c.Identifier, nil
 }
 
 // identify makes up the identifier where there is none.

@@ -20,6 +20,7 @@ const (
 	Detaching    Phase = "detaching"
 	Gone         Phase = "gone"     // detached, by this supervisor or by others
 	Released     Phase = "released" // attached, and kept by no supervisor, until one adopts it
+	Unkept       Phase = "unkept"   // attached by other means, or alone; nobody keeps it, or will
 )
 
 // State is all that is known of a kernel device that is kept. It is what files in

@@ -18,6 +18,7 @@ type target struct {
 	name   string // of the server, for people: a URI without credentials
 	export string
 	tls    *tlsfiles.Source // nil in clear
+	bare   int64            // the size of an export of which nothing is negotiated, or 0
 	// dial connects.
 	dial func(ctx context.Context) (net.Conn, error)
 	// failed is told when a connection could not be made: what was found out when the
@@ -55,6 +56,9 @@ func (s *Supervisor) target(text string, spec *Spec) (*target, error) {
 		return nil, err
 	}
 	t := &target{name: plainURI(u), export: u.Export}
+	if spec.Bare {
+		t.bare = spec.Size
+	}
 	if u.TLS || spec.TLS != nil {
 		if t.tls, err = tlsfiles.New(u, spec.TLS); err != nil {
 			return nil, fmt.Errorf("%s: %w", t.name, err)

@@ -30,7 +30,7 @@ func (p *program) attach(ctx context.Context) int {
 		return p.fail(ctx, err)
 	}
 	switch {
-	case p.flags.NoSupervise || p.flags.PreInit:
+	case p.alone():
 		return p.attachAlone(ctx, spec)
 	case p.child != nil:
 		return p.keepOne(ctx, spec)
@@ -114,7 +114,7 @@ func (p *program) attachAs(spec *supervise.Spec, try func(*supervise.Spec) (*sup
 	if spec.Device == "" || st.Device == spec.Device {
 		return p.suiting(st, spec)
 	}
-	if p.flags.Identifier != "" {
+	if spec.Identifier != "" {
 		return nil, fmt.Errorf("%q is attached already, as %s, and not as %s: detach it first, or give the second one another identifier (-i)", st.Identifier, st.Device, spec.Device)
 	}
 	second := *spec
@@ -142,6 +142,9 @@ func attachedState(st *supervise.State, err error) (*supervise.State, error) {
 // suiting returns the state of a device that was attached, perhaps before, if it is what
 // was wanted.
 func (p *program) suiting(st *supervise.State, spec *supervise.Spec) (*supervise.State, error) {
+	if st.Phase == supervise.Unkept && !p.alone() {
+		return nil, &supervise.AttachedError{State: *st}
+	}
 	ignored, err := st.Suits(spec)
 	if err != nil {
 		return nil, err
@@ -166,10 +169,7 @@ func (p *program) keepOne(ctx context.Context, spec *supervise.Spec) int {
 	}
 	defer k.end()
 	k.listen()
-	limit, cancel := ctx, context.CancelFunc(func() {})
-	if p.flags.Retry > 0 {
-		limit, cancel = context.WithTimeoutCause(ctx, p.flags.Retry, fmt.Errorf("no server in %v", p.flags.Retry))
-	}
+	limit, cancel := p.retrying(ctx)
 	defer cancel()
 	stop := k.stopOnSignal(&limit)
 	var own *supervise.Device
@@ -198,6 +198,14 @@ func (p *program) keepOne(ctx context.Context, spec *supervise.Spec) int {
 		}
 	}
 	return k.keep(ctx)
+}
+
+// retrying bounds ctx by how long a server is to be tried.
+func (p *program) retrying(ctx context.Context) (context.Context, context.CancelFunc) {
+	if p.flags.Retry == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, p.flags.Retry, fmt.Errorf("no server in %v", p.flags.Retry))
 }
 
 // already ends the process that found the device attached. Under a service manager it

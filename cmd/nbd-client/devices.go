@@ -32,7 +32,7 @@ func (v *view) phase() supervise.Phase {
 	case !v.connected:
 		return "detached"
 	case v.state == nil:
-		return "unkept" // attached by other means
+		return supervise.Unkept
 	case !v.kept():
 		return "orphaned" // its process has died
 	}

@@ -85,7 +85,7 @@ func (p *program) lockMemory() error {
 	if p.swap.Load() {
 		return nil
 	}
-	warnings, err := p.env.lockMemory(memlock.Options{RaiseReserve: p.flags.RaiseReserve})
+	warnings, err := p.env.lockMemory(memlock.Options{RaiseReserve: p.flags.RaiseReserve, SystemOnly: p.alone()})
 	for _, w := range warnings {
 		p.log.Warn(w.String())
 	}

@@ -21,7 +21,7 @@ func (p *program) spec(f *clientflags.Flags) (*supervise.Spec, error) {
 		Identifier: f.Identifier, Connections: f.Connections, BlockSize: f.BlockSize, Size: f.Size, ReadOnly: f.ReadOnly,
 		Timeout: f.Timeout, ConnectTimeout: f.ConnectTimeout, Wait: f.Retry > 0,
 		OnFailure:   supervise.Policy{Fail: f.OnFailure == "error", Limit: f.Limit},
-		AnyInstance: f.AnyInstance, Swap: f.Swap, ExportName: f.NoOptGo,
+		AnyInstance: f.AnyInstance, Swap: f.Swap, ExportName: f.NoOptGo, Bare: f.PreInit,
 	}
 	if f.Destroy {
 		s.Client |= kernel.DestroyOnDisconnect

@@ -38,7 +38,8 @@ type world struct {
 	// loaded is false for a kernel without the module.
 	loaded bool
 	// locked counts the processes that have prepared for swap.
-	locked atomic.Int32
+	locked      atomic.Int32
+	lockOptions atomic.Pointer[memlock.Options] // of the last one
 	// stopping is true when the machine goes down.
 	stopping bool
 	// keeper is how long who keeps a device is waited for.
@@ -98,10 +99,14 @@ func (w *world) environment(stdout, stderr *os.File, signals chan os.Signal) *en
 		signals:    signals,
 		inherited:  func() []supervise.Socket { return nil },
 		stopping:   func(context.Context) bool { return w.stopping },
-		lockMemory: func(memlock.Options) ([]memlock.Warning, error) { w.locked.Add(1); return nil, nil },
-		look:       10 * time.Millisecond,
-		keeper:     w.keeper,
-		openers:    w.openers,
+		lockMemory: func(o memlock.Options) ([]memlock.Warning, error) {
+			w.locked.Add(1)
+			w.lockOptions.Store(&o)
+			return nil, nil
+		},
+		look:    10 * time.Millisecond,
+		keeper:  w.keeper,
+		openers: w.openers,
 	}
 }
 

@@ -57,6 +57,9 @@ type Options struct {
 	// RaiseReserve raises vm.min_free_kbytes where it is too low. It is the whole
 	// system's, and stays until the system is started again.
 	RaiseReserve bool
+	// SystemOnly leaves the process as it is, because it will not stay: only the reserve is
+	// looked at.
+	SystemOnly bool
 }
 
 // check refuses options that make no sense.

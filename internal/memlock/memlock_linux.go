@@ -28,8 +28,7 @@ func Lock(o Options) ([]Warning, error) {
 		o.OOMScore = -1000
 	}
 	s := system{proc: "/proc"}
-	var list []Warning
-	for _, step := range []func(*Options) *Warning{
+	steps := []func(*Options) *Warning{
 		lockMemory, // first: what is taken after it is locked
 		fillHeap,
 		startThreads,
@@ -38,7 +37,12 @@ func Lock(o Options) ([]Warning, error) {
 		flushIO,
 		reachReserve,
 		s.checkReserve,
-	} {
+	}
+	if o.SystemOnly {
+		steps = steps[len(steps)-1:]
+	}
+	var list []Warning
+	for _, step := range steps {
 		if w := step(&o); w != nil {
 			list = append(list, *w)
 		}
@@ -299,7 +303,7 @@ func (s system) checkReserve(o *Options) *Warning {
 		return nil
 	}
 	w.What = fmt.Sprintf("vm.min_free_kbytes is %d", have)
-	w.Advice = fmt.Sprintf("answers from the network may not find memory when it is short, and swap comes to a halt; set it with: sysctl vm.min_free_kbytes=%d", want)
+	w.Advice = fmt.Sprintf("answers from the network may not find memory when it is short, and swap comes to a halt; set it with: sysctl vm.min_free_kbytes=%d (nbd-client -swap --raise-reserve does that)", want)
 	if !o.RaiseReserve {
 		return w
 	}

@@ -369,7 +369,7 @@ func TestReserve(t *testing.T) {
 		want        string // in the file, afterwards
 		warning     string
 	}{
-		{"250000", "2000", false, "2000", "vm.min_free_kbytes=24576"},
+		{"250000", "2000", false, "2000", "vm.min_free_kbytes=24576 (nbd-client -swap --raise-reserve does that)"},
 		{"250000", "2000", true, "24576", ""},
 		{"250000", "24576", true, "24576", ""},
 		{"16000000", "67584", true, "67584", ""}, // never less
@@ -392,6 +392,19 @@ func TestReserve(t *testing.T) {
 	}
 	if w := (system{proc: t.TempDir()}).checkReserve(&Options{}); w == nil || !errors.Is(w.Err, fs.ErrNotExist) {
 		t.Errorf("without /proc: %v", w)
+	}
+}
+
+// TestSystemOnly leaves the process as it is.
+func TestSystemOnly(t *testing.T) {
+	r := run(t, Options{SystemOnly: true}, nil)
+	if r.Locked || r.Flushers != 0 || r.RealTime != 0 || r.Score == "-1000" || r.Limit == DefaultHeap {
+		t.Errorf("something was done to the process: %+v", r)
+	}
+	for _, w := range r.Warnings {
+		if !strings.Contains(w, "vm.min_free_kbytes") {
+			t.Errorf("a warning about the process: %s", w)
+		}
 	}
 }
 
