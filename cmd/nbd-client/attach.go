@@ -95,7 +95,7 @@ func (p *program) handOver(ctx context.Context, spec *supervise.Spec) (done bool
 	limit := p.flags.Retry + time.Duration(len(spec.URIs))*each + patience
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer of the supervisor in %v", limit))
 	defer cancel()
-	st, err := p.attachAs(spec, func(spec *supervise.Spec) (*supervise.State, error) { return c.Attach(ctx, spec) })
+	st, err := p.attachAs(ctx, spec, func(spec *supervise.Spec) (*supervise.State, error) { return c.Attach(ctx, spec) })
 	if err != nil {
 		return true, p.fail(ctx, err)
 	}
@@ -106,7 +106,10 @@ func (p *program) handOver(ctx context.Context, spec *supervise.Spec) (done bool
 // attachAs attaches by try. The same export may be attached to another device already.
 // If the caller wants a certain device, and no certain identifier, that is no
 // contradiction: he gets a second one, which is identified by its name, too.
-func (p *program) attachAs(spec *supervise.Spec, try func(*supervise.Spec) (*supervise.State, error)) (*supervise.State, error) {
+func (p *program) attachAs(ctx context.Context, spec *supervise.Spec, try func(*supervise.Spec) (*supervise.State, error)) (*supervise.State, error) {
+	if second := p.second(ctx, spec); second != nil {
+		spec = second
+	}
 	st, err := attachedState(try(spec))
 	if err != nil {
 		return nil, err
@@ -118,7 +121,7 @@ func (p *program) attachAs(spec *supervise.Spec, try func(*supervise.Spec) (*sup
 		return nil, fmt.Errorf("%q is attached already, as %s, and not as %s: detach it first, or give the second one another identifier (-i)", st.Identifier, st.Device, spec.Device)
 	}
 	second := *spec
-	second.Identifier = st.Identifier + "#" + filepath.Base(spec.Device)
+	second.Identifier = secondIdentifier(st.Identifier, spec.Device)
 	p.log.Debug("the export is attached a second time", "first", st.Device, "identifier", second.Identifier)
 	st, err = attachedState(try(&second))
 	switch {
@@ -128,6 +131,30 @@ func (p *program) attachAs(spec *supervise.Spec, try func(*supervise.Spec) (*sup
 		return nil, fmt.Errorf("%q is attached already, as %s", st.Identifier, st.Device)
 	}
 	return p.suiting(st, &second)
+}
+
+// secondIdentifier is that of an export's device beside its first one.
+func secondIdentifier(identifier, device string) string {
+	return identifier + "#" + filepath.Base(device)
+}
+
+// second returns spec with the identifier of a second device, if that is what the device
+// that it names has: it may be the only one by now. Nil if not.
+func (p *program) second(ctx context.Context, spec *supervise.Spec) *supervise.Spec {
+	if spec.Device == "" || spec.Identifier != "" {
+		return nil
+	}
+	first, err := spec.KnownAs()
+	if err != nil {
+		return nil // whoever attaches it says so
+	}
+	v, err := p.find(ctx, spec.Device)
+	if err != nil || !v.connected || v.identifier() != secondIdentifier(first, spec.Device) {
+		return nil
+	}
+	second := *spec
+	second.Identifier = v.identifier()
+	return &second
 }
 
 // attachedState returns the state of a device also if another process keeps it.
@@ -173,7 +200,7 @@ func (p *program) keepOne(ctx context.Context, spec *supervise.Spec) int {
 	defer cancel()
 	stop := k.stopOnSignal(&limit)
 	var own *supervise.Device
-	st, err := p.attachAs(spec, func(spec *supervise.Spec) (*supervise.State, error) {
+	st, err := p.attachAs(ctx, spec, func(spec *supervise.Spec) (*supervise.State, error) {
 		d, err := k.s.Attach(limit, spec)
 		if err != nil {
 			return nil, err

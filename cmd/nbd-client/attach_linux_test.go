@@ -156,6 +156,40 @@ func TestService(t *testing.T) {
 	attach(exitOK, "", "detach", "nbd1", "nbd3", s.uri("later"))
 }
 
+// TestSecondAlone: the second device of an export is attached already, also when the first one
+// is gone, whoever keeps it, or nobody.
+func TestSecondAlone(t *testing.T) {
+	w := newWorld(t)
+	s := w.serve(map[string]int64{"disk": 1 << 20, "auto": 1 << 20})
+	w.write("nbdtab", "nbd3 "+s.uri("auto")+" auto\n")
+	p := w.start("supervisor")
+	p.await("attached device=/dev/nbd3")
+	attach := func(device string) {
+		t.Helper()
+		status, out, errs := w.run(s.uri("disk"), device)
+		if status != exitOK || out != device+"\n" || strings.Contains(errs, "stays as it is") {
+			t.Errorf("%s: status %d, %s%s", device, status, out, errs)
+		}
+	}
+	attach("/dev/nbd0")
+	attach("/dev/nbd1")
+	if status, _, errs := w.run("detach", "nbd0"); status != exitOK {
+		t.Fatalf("detach: status %d, %s", status, errs)
+	}
+	attach("/dev/nbd1")
+	p.signal(syscall.SIGTERM)
+	p.wait()
+	q := w.start("-n", s.uri("disk"), "/dev/nbd1")
+	q.await("adopted device=/dev/nbd1")
+	q.signal(syscall.SIGTERM)
+	q.wait()
+	w.write("nbdtab", "nbd1 "+s.uri("disk")+" auto\n")
+	w.start("supervisor").await("attached device=/dev/nbd1")
+	if w.attached(0) || w.device(1).Attached().Identifier != s.uri("disk")+"#nbd1" {
+		t.Error("it is attached anew")
+	}
+}
+
 // TestServe attaches a file and a chain that the process serves itself.
 func TestServe(t *testing.T) {
 	w := newWorld(t)

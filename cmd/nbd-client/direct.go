@@ -40,7 +40,7 @@ func (p *program) attachAlone(ctx context.Context, spec *supervise.Spec) int {
 		return p.fail(ctx, err)
 	}
 	limit, cancel := p.retrying(ctx)
-	st, err := p.attachAs(spec, func(spec *supervise.Spec) (*supervise.State, error) { return s.AttachAlone(limit, spec) })
+	st, err := p.attachAs(ctx, spec, func(spec *supervise.Spec) (*supervise.State, error) { return s.AttachAlone(limit, spec) })
 	cancel()
 	// It keeps nothing, but what it has logged is written by now.
 	if failed := s.Close(ctx, true); failed != nil {

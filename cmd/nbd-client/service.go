@@ -151,7 +151,7 @@ func (p *program) autos() (list []*supervise.Spec, swap bool, err error) {
 func (k *keeper) attachAll(ctx context.Context, wg *sync.WaitGroup, specs []*supervise.Spec) {
 	for _, spec := range specs {
 		wg.Go(func() {
-			st, err := k.p.attachAs(spec, func(spec *supervise.Spec) (*supervise.State, error) {
+			st, err := k.p.attachAs(ctx, spec, func(spec *supervise.Spec) (*supervise.State, error) {
 				d, err := k.s.Attach(ctx, spec)
 				if err != nil {
 					return nil, err
