@@ -51,6 +51,16 @@ func TestAttach(t *testing.T) {
 	if status, out, _ = w.run("-c", "/dev/nbd0"); status != exitOK || out != fmt.Sprintln(os.Getpid()) {
 		t.Errorf("-c: status %d, %q", status, out)
 	}
+	for _, name := range []string{"nbd0", "/dev/nbd0p1", "nbd0p1", s.uri("disk")} {
+		if status, out, errs := w.run("-c", name); status != exitOK || out != fmt.Sprintln(os.Getpid()) {
+			t.Errorf("-c %s: status %d, %q, %s", name, status, out, errs)
+		}
+	}
+	for _, name := range []string{"foo", "nbd1p1", "/dev/nbd1p1", "/dev/nowhere", "/dev/null", "nbd9p1"} {
+		if status, out, errs := w.run("-c", name); status != exitError || out != "" {
+			t.Errorf("-c %s: status %d, %q, %s", name, status, out, errs)
+		}
+	}
 	if status, out, _ = w.run("wait", "nbd0", "ready"); status != exitOK || out != "" {
 		t.Errorf("wait: status %d, %q", status, out)
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -37,9 +39,15 @@ func (p *program) manage(ctx context.Context) int {
 	return exitError
 }
 
-// check is the reference's -c: 0 and the process's number, 1, or 2 after an error.
+// check is the reference's -c: 0 and the process's number, 1, or 2 after an error. Like there,
+// partitions stand for their device, and what is no NBD device is not attached.
 func (p *program) check(ctx context.Context) int {
-	v, err := p.find(ctx, p.flags.Devices[0])
+	name := disk(p.flags.Devices[0])
+	if _, err := p.index(name); err != nil && strings.HasPrefix(name, "/") && !errors.Is(err, fs.ErrPermission) {
+		p.log.Info(err.Error())
+		return exitError
+	}
+	v, err := p.find(ctx, name)
 	switch {
 	case errors.Is(err, kernel.ErrNoDevice), errors.Is(err, kernel.ErrNoModule):
 		return exitError

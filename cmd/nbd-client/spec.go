@@ -182,13 +182,35 @@ func (p *program) index(name string) (kernel.Index, error) {
 
 // partition is an error if a path is that of a partition.
 func partition(name string) error {
-	base, number, found := strings.Cut(strings.TrimPrefix(name, "/dev/nbd"), "p")
+	if i, ok := partitionOf(name); ok {
+		return fmt.Errorf("%s is a partition: name the device, %s", name, i.Path())
+	}
+	return nil
+}
+
+// partitionOf returns the device of which a path names a partition.
+func partitionOf(name string) (i kernel.Index, ok bool) {
+	device, number, found := strings.Cut(strings.TrimPrefix(name, "/dev/"), "p")
 	if !found || number == "" || strings.Trim(number, "0123456789") != "" || !strings.HasPrefix(name, "/dev/nbd") {
-		return nil
+		return 0, false
 	}
-	i, err := kernel.ParseIndex("nbd" + base)
-	if err != nil {
-		return nil
+	i, err := kernel.ParseIndex(device)
+	return i, err == nil
+}
+
+// disk returns the name of the device instead of that of one of its partitions, or of a link
+// to one. Other names it returns as they are.
+func disk(name string) string {
+	names := []string{name, "/dev/" + name}
+	if strings.HasPrefix(name, "/") {
+		if to, err := filepath.EvalSymlinks(name); err == nil {
+			names = append(names, to)
+		}
 	}
-	return fmt.Errorf("%s is a partition: name the device, %s", name, i.Path())
+	for _, n := range names {
+		if i, ok := partitionOf(n); ok {
+			return i.Path()
+		}
+	}
+	return name
 }

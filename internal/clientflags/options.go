@@ -158,19 +158,21 @@ var tlsOptions = []Option{
 // actions do something else than to attach.
 var actions = []Option{
 	{Short: 'd', Long: "disconnect", Arg: "DEVICE", Old: true, Help: "detach the device, also if it is in use",
-		More: "The command detach refuses to detach a device that is in use.", set: act(Disconnect, true)},
-	{Short: 'c', Long: "check", Arg: "DEVICE", Old: true, Help: "print the number of the process that attached the device; the exit status is 1 if it is not attached", set: act(Check, true)},
-	{Short: 'l', Long: "list", Old: true, Help: "list the exports of the server", set: act(Exports, false)},
-	{Long: "chains", Help: "list the back ends and layers that a chain is made of", set: act(Chains, false)},
+		More: "The command detach refuses to detach a device that is in use.", set: act(Disconnect, checkDevice)},
+	{Short: 'c', Long: "check", Arg: "DEVICE", Old: true, Help: "print the number of the process that attached the device; the exit status is 1 if it is not attached",
+		More: "A partition stands for its device; what is no NBD device is not attached, nor is one that is free, and that somebody has open.",
+		set:  act(Check, anyName)},
+	{Short: 'l', Long: "list", Old: true, Help: "list the exports of the server", set: act(Exports, nil)},
+	{Long: "chains", Help: "list the back ends and layers that a chain is made of", set: act(Chains, nil)},
 	{Long: "completion", Arg: "SHELL", Words: shells, Help: "print the completions for bash, zsh or fish",
 		set: func(f *Flags, v string) error {
 			f.Action = Completion
 			return oneOf(shells, func(f *Flags) *string { return &f.Shell })(f, v)
 		}},
-	{Long: "systemd-generator", Hidden: true, Help: "write units for the devices of nbdtab to the first of three folders, see systemd.generator(7)", set: act(Generator, false)},
-	{Long: "udev", Arg: "DEVICE", Hidden: true, Help: "print the properties of the device that udev's rules need", set: act(Udev, true)},
-	{Short: 'V', Long: "version", Old: true, Of: "*", Help: "print the version", set: act(Version, false)},
-	{Short: 'h', Long: "help", Old: true, Of: "*", Help: "print this text", set: act(Help, false)},
+	{Long: "systemd-generator", Hidden: true, Help: "write units for the devices of nbdtab to the first of three folders, see systemd.generator(7)", set: act(Generator, nil)},
+	{Long: "udev", Arg: "DEVICE", Hidden: true, Help: "print the properties of the device that udev's rules need", set: act(Udev, checkDevice)},
+	{Short: 'V', Long: "version", Old: true, Of: "*", Help: "print the version", set: act(Version, nil)},
+	{Short: 'h', Long: "help", Old: true, Of: "*", Help: "print this text", set: act(Help, nil)},
 }
 
 // others are options of commands.

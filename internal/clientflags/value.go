@@ -59,16 +59,25 @@ func size(field func(*Flags) *int64) setter {
 	}
 }
 
-// act says that an option is an action. Two different ones contradict each other.
-func act(a Action, device bool) setter {
+// act says that an option is an action. Two different ones contradict each other. Its
+// argument is a device, which check accepts; nil if there is none.
+func act(a Action, check func(string) error) setter {
 	return func(f *Flags, value string) error {
 		f.Action = a
-		if device {
-			f.Devices = []string{value}
-			return checkDevice(value)
+		if check == nil {
+			return nil
 		}
-		return nil
+		f.Devices = []string{value}
+		return check(value)
 	}
+}
+
+// anyName accepts what may be the name of a device, or of anything else.
+func anyName(s string) error {
+	if s == "" {
+		return errors.New("its argument is empty")
+	}
+	return nil
 }
 
 // maxTime bounds durations: what the kernel counts in 32 bits of seconds.
