@@ -69,6 +69,7 @@ func TestHints(t *testing.T) {
 		{"-l 127.0.0.1 " + dead, []string{"connection refused", "nobody listens there"}},
 		{"-n -u /nonexistent/socket /dev/nbd0", []string{"there is no such socket"}},
 		{"-n -x -H host -N disk -u " + s.socket + " /dev/nbd0", []string{"NBD_OPT_STARTTLS", "the server offers no TLS: leave -x"}},
+		{"-n -x -N disk -u " + s.socket, []string{"give one (-H NAME, or"}},
 		{"nbd7", []string{"/nbdtab describes no device; add a line, as in"}},
 		{"-n nbd://h:0/", []string{`port "0" is not a number from 1 to 65535`}},
 		{"-n 1.2.3.4.5:x /dev/nbd0", []string{`port "x"`}},
@@ -220,6 +221,7 @@ func TestTLS(t *testing.T) {
 		{"nbds://localhost:" + port + "/disk", "name the authority by -A FILE"},
 		{"-N disk localhost " + port + " -A " + ca, ""},
 		{"-N disk localhost " + port + " -A " + ca + " -F " + both + " -K " + both, ""},
+		{"-N disk localhost " + port + " -A " + ca + " -K " + both, ""},
 		{"-N disk localhost " + port + " -A " + ca + " -F " + ca + " -K " + both, "client certificate"},
 		{"nbds://localhost:" + port + "/disk?tls-certificates=" + w.dir, ""}, // the key is in the same file
 		{"-N disk 127.0.0.1 " + port + " -A " + ca + " -H elsewhere.example", "the certificate is for other names"},

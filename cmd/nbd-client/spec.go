@@ -88,9 +88,13 @@ func (p *program) target(f *clientflags.Flags, s *supervise.Spec) error {
 	if len(unknown) > 0 {
 		p.log.Warn(fmt.Sprintf("-priority: no effect of %s; the suites of Go's crypto/tls are used", strings.Join(unknown, ":")))
 	}
+	cert := f.Cert
+	if cert == "" {
+		cert = f.Key // both in one file
+	}
 	abs := p.env.open.Abs
 	s.TLS = &supervise.TLSFiles{
-		Cert: abs(f.Cert), Key: abs(f.Key), CA: abs(f.CA), Name: f.TLSHostname,
+		Cert: abs(cert), Key: abs(f.Key), CA: abs(f.CA), Name: f.TLSHostname,
 		MinVersion: min, MaxVersion: max, Insecure: f.Insecure,
 	}
 	return nil

@@ -34,7 +34,7 @@ func (f *Flags) Check() error {
 		{f.PreInit && f.UsesTLS(), "-preinit excludes TLS, which is negotiated"},
 		{f.PreInit && f.Name != "", "-preinit excludes -name: no server is asked for it"},
 		{f.Size != 0 && f.BlockSize != 0 && f.Size%f.BlockSize != 0, "-size is not a multiple of -block-size"},
-		{(f.Cert == "") != (f.Key == ""), "-certfile and -keyfile go together"},
+		{f.Cert != "" && f.Key == "", "-certfile needs -keyfile; if both are in one file, -keyfile alone is enough"},
 		{f.Insecure && (f.CA != "" || f.TLSHostname != ""), "what is not verified needs neither -cacertfile nor -tlshostname"},
 		{f.NoSupervise && f.NoNetlink, "-nonetlink and --no-supervise exclude each other: by ioctl, a device lives in its process"},
 		{f.NoSupervise && f.Persist, "-persist and --no-supervise exclude each other"},

@@ -1,6 +1,8 @@
 package clientflags
 
 import (
+	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -68,6 +70,7 @@ func TestParse(t *testing.T) {
 		{"h /dev/nbd0 -dead-timeout 0", Flags{Host: "h", Device: "/dev/nbd0", OnFailure: "error"}},
 		{"h /dev/nbd0 -i text", Flags{Host: "h", Device: "/dev/nbd0", Identifier: "text"}},
 		{"h /dev/nbd0 -x -F c -K k -A a -H n -y NORMAL", Flags{Host: "h", Device: "/dev/nbd0", TLS: true, Cert: "c", Key: "k", CA: "a", TLSHostname: "n", Priority: "NORMAL"}},
+		{"h /dev/nbd0 -K both", Flags{Host: "h", Device: "/dev/nbd0", Key: "both"}},
 		{"h /dev/nbd0 -enable-tls -certfile c -keyfile k -cacertfile a -tlshostname n -priority NORMAL", Flags{Host: "h", Device: "/dev/nbd0", TLS: true, Cert: "c", Key: "k", CA: "a", TLSHostname: "n", Priority: "NORMAL"}},
 		{"::1 10809 /dev/nbd0", Flags{Host: "::1", Port: "10809", Device: "/dev/nbd0"}},
 		{"fe80::1%eth0 /dev/nbd0", Flags{Host: "fe80::1%eth0", Device: "/dev/nbd0"}},
@@ -128,7 +131,7 @@ func TestParseErrors(t *testing.T) {
 		{"h disk", `"disk" is neither a port number nor the name of an NBD device, which is like /dev/nbd0`},
 		{"h 10809 disk", `"disk" is not the name of an NBD device`},
 		{"h 70000 /dev/nbd0", `port "70000" is not a number from 1 to 65535`},
-		{"h /dev/nbd0 -b 1000", `option -b: "1000" is not 512, 1024, 2048, 4096 or another power of two up to 65536`},
+		{"h /dev/nbd0 -b 1000", `option -b: "1000" is not 512, 1024, 2048 or another power of two up to `},
 		{"h /dev/nbd0 -block-size=x", `option -block-size: "x" is not 512`},
 		{"h /dev/nbd0 -C 0", `option -C: "0" is not a number from 1 to 128`},
 		{"h /dev/nbd0 -t x", `option -t: "x" is neither a number of seconds nor a duration such as 1m30s`},
@@ -141,7 +144,8 @@ func TestParseErrors(t *testing.T) {
 		{"h /dev/nbd0 -S", "-sdp: Linux has no Sockets Direct Protocol any more; leave it away, and TCP is used"},
 		{"h /dev/nbd0 -P", "-preinit needs -size"},
 		{"h /dev/nbd0 -P -B 1M -x", "-preinit excludes TLS"},
-		{"h /dev/nbd0 -F c", "-certfile and -keyfile go together"},
+		{"h /dev/nbd0 -F c", "-certfile needs -keyfile; if both are in one file, -keyfile alone is enough"},
+		{fmt.Sprint("h /dev/nbd0 -b ", 2*os.Getpagesize()), fmt.Sprint("up to ", os.Getpagesize(), ", the size of this machine's memory pages")},
 		{"h /dev/nbd0 -no", `"-no": could be -`},
 		{"h /dev/nbd0 -nam", `option -name needs its argument NAME`},
 		{"h /dev/nbd0 --timeot=3", `"--timeot=3": unknown option; did you mean -timeout?`},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -125,8 +126,9 @@ func parseSize(s string) (int64, error) {
 
 func setBlockSize(f *Flags, value string) error {
 	n, err := strconv.ParseUint(value, 0, 31)
-	if err != nil || n < 512 || n > 65536 || n&(n-1) != 0 {
-		return fmt.Errorf("%s is not 512, 1024, 2048, 4096 or another power of two up to 65536", typo.Quote(value))
+	most := os.Getpagesize() // the kernel takes no more
+	if err != nil || n < 512 || n > uint64(most) || n&(n-1) != 0 {
+		return fmt.Errorf("%s is not 512, 1024, 2048 or another power of two up to %d, the size of this machine's memory pages", typo.Quote(value), most)
 	}
 	f.BlockSize = int64(n)
 	return nil

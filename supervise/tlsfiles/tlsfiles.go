@@ -70,7 +70,7 @@ func New(u *uri.URI, files *Files) (*Source, error) {
 		t.Insecure = false
 	}
 	if t.Name == "" && !t.Insecure {
-		return nil, errors.New("there is no host name to verify the server's certificate against: give one (tls-hostname=NAME in the URI)")
+		return nil, errors.New("there is no host name to verify the server's certificate against: give one (-H NAME, or tls-hostname=NAME in the URI)")
 	}
 	s := &Source{load: t.load}
 	var err error
