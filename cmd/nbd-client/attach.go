@@ -29,6 +29,9 @@ func (p *program) attach(ctx context.Context) int {
 	if err != nil {
 		return p.fail(ctx, err)
 	}
+	if p.flags.Persist && (p.flags.NoNetlink || p.flags.PreInit) && p.child == nil { // else the one who started it has said so
+		p.log.Warn("-persist has no effect with -nonetlink or -preinit: such a device cannot be connected anew when its connections die")
+	}
 	switch {
 	case p.alone():
 		return p.attachAlone(ctx, spec)
@@ -70,7 +73,7 @@ func (p *program) lookUp() error {
 // foreground reports whether this process itself keeps the device. A service manager
 // that waits for a message wants the process that it has started.
 func (p *program) foreground() bool {
-	return !daemon.Supported || p.flags.Foreground || p.env.getenv("NOTIFY_SOCKET") != ""
+	return !daemon.Supported || p.flags.Foreground || p.notified()
 }
 
 // handsOver reports whether a supervisor that runs as a service may keep the device.

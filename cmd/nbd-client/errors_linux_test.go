@@ -326,6 +326,39 @@ func TestNotify(t *testing.T) {
 	}
 }
 
+// TestNotNotified: what a script calls in somebody's unit does not stay because of that, nor
+// does it speak for the unit.
+func TestNotNotified(t *testing.T) {
+	w := newWorld(t)
+	s := w.serve(map[string]int64{"disk": 1 << 20, "auto": 1 << 20})
+	w.write("nbdtab", "nbd3 "+s.uri("auto")+" auto\n")
+	w.start("supervisor").await("attached device=/dev/nbd3")
+	t.Setenv(notifySocket, "@nobody")
+	w.env[notifySocket], w.parent = "@nobody", 4711
+	for _, line := range []string{s.uri("disk"), "--no-supervise -i other " + s.uri("disk")} {
+		if status, _, errs := w.run(strings.Fields(line)...); status != exitOK || errs != "" {
+			t.Errorf("%s: status %d, %s", line, status, errs)
+		}
+	}
+	if os.Getenv(notifySocket) != "" {
+		t.Error("processes that this one starts would speak for the unit")
+	}
+}
+
+// TestPersist: what cannot be connected anew is not promised to be.
+func TestPersist(t *testing.T) {
+	w := newWorld(t)
+	s := w.serve(map[string]int64{"disk": 1 << 20})
+	for line, warned := range map[string]bool{"-n -p -L": true, "-n -L": false, "-n -p": false} {
+		p := w.start(append(strings.Fields(line), s.uri("disk"), "/dev/nbd0")...)
+		p.await("/dev/nbd0\n")
+		p.signal(os.Interrupt)
+		if status, _, errs := p.wait(); status != exitOK || strings.Contains(errs, "-persist has no effect with -nonetlink") != warned {
+			t.Errorf("%s: status %d, %s", line, status, errs)
+		}
+	}
+}
+
 // TestResume: the process after an upgrade goes on with what the one before had.
 func TestResume(t *testing.T) {
 	w := newWorld(t)

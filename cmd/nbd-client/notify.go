@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+
+	"nbd.example/nbd/internal/clientflags"
 )
 
 // notifier tells systemd how the process is, where it wants to know. A nil notifier
@@ -19,10 +21,23 @@ type notifier struct {
 }
 
 func newNotifier(p *program) *notifier {
-	if p.env.getenv("NOTIFY_SOCKET") == "" {
+	if !p.notified() {
 		return nil
 	}
 	return &notifier{p: p}
+}
+
+// notifySocket is the variable that says where a service manager waits for messages.
+const notifySocket = "NOTIFY_SOCKET"
+
+// notified reports whether it waits for those of this very process: of one that it has
+// started itself, or that stays in the foreground since it was told to. What a script calls
+// inherits the variable from that script's unit, and must neither speak for it nor stay.
+func (p *program) notified() bool {
+	if p.env.getenv(notifySocket) == "" {
+		return false
+	}
+	return p.flags.Foreground || p.flags.Action == clientflags.Supervisor || p.env.parent() == 1
 }
 
 func (n *notifier) send(state string) {

@@ -63,13 +63,15 @@ type environment struct {
 	keeper time.Duration
 	// openers adds who has a device open.
 	openers func(*kernel.Info)
+	// parent is the number of the process that has started this one.
+	parent func() int
 }
 
 func systemEnv() *environment {
 	return &environment{
 		name: os.Args[0], stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, open: opener.Here(),
 		driver: openDriver, loadModule: kernel.LoadModule, inherited: supervise.Inherit, announce: announce,
-		stopping: systemStops, lockMemory: memlock.Lock, look: stayLook, keeper: keeperLimit, openers: kernel.System{}.AddOpeners,
+		stopping: systemStops, lockMemory: memlock.Lock, look: stayLook, keeper: keeperLimit, openers: kernel.System{}.AddOpeners, parent: os.Getppid,
 	}
 }
 
@@ -99,6 +101,9 @@ func run(ctx context.Context, args []string, env *environment) int {
 		return exitError
 	}
 	p := &program{env: env, args: args, flags: flags, child: child}
+	if env.getenv(notifySocket) != "" && !p.notified() {
+		os.Unsetenv(notifySocket) // for the process that will keep the device, too
+	}
 	p.logs = proglog.New(proglog.Config{
 		Name: "nbd-client", Stderr: env.stderr, Format: flags.LogFormat, Level: flags.LogLevel, Journal: env.getenv("JOURNAL_STREAM"),
 		Kernel: true,

@@ -46,6 +46,8 @@ type world struct {
 	keeper time.Duration
 	// openers adds who has a device open.
 	openers func(*kernel.Info)
+	// parent is the number of the process that starts others.
+	parent int
 }
 
 func newWorld(t *testing.T) *world {
@@ -55,7 +57,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	w := &world{t: t, dir: dir, kernel: kerneltest.New(kerneltest.Config{Devices: 4}), env: map[string]string{}, loaded: true, keeper: hang}
+	w := &world{t: t, dir: dir, kernel: kerneltest.New(kerneltest.Config{Devices: 4}), env: map[string]string{}, loaded: true, keeper: hang, parent: 1}
 	w.openers = func(info *kernel.Info) { info.Openers = []kernel.Opener{} }
 	t.Cleanup(func() { w.kernel.Close() })
 	w.write("nbdtab", "")
@@ -107,6 +109,7 @@ func (w *world) environment(stdout, stderr *os.File, signals chan os.Signal) *en
 		look:    10 * time.Millisecond,
 		keeper:  w.keeper,
 		openers: w.openers,
+		parent:  func() int { return w.parent },
 	}
 }
 

@@ -115,7 +115,7 @@ var failure = []Option{
 	{Long: "on-failure", Arg: "WHAT", Tab: "on-failure", Words: []string{"wait", "error"}, Help: "what requests do while there is no connection: wait[:LIMIT] or error; the default is wait",
 		More: "With wait, reads and writes wait until a server is back, however long that takes, or for LIMIT, and fail only then. With error they fail at once, as soon as the last connection is dead.", set: setOnFailure},
 	{Short: 'T', Long: "dead-timeout", Arg: "TIME", Old: true, Tab: "dead-timeout", Help: "the same as --on-failure=wait:TIME; 0 is error", set: setDeadTimeout},
-	{Short: 'p', Long: "persist", Old: true, Tab: "persist", Help: "keep the device when connections die; this is the default", set: boolean(func(f *Flags) *bool { return &f.Persist })},
+	{Short: 'p', Long: "persist", Old: true, Tab: "persist", Help: "keep the device when connections die; this is the default, and without effect with -nonetlink and -preinit", set: boolean(func(f *Flags) *bool { return &f.Persist })},
 	{Long: "no-supervise", Tab: "no-supervise", Help: "attach, and leave the device to itself: nobody makes new connections",
 		More: "As the reference does: no process stays. Requests fail when the connections die; with --on-failure=wait they wait, for somebody who connects the device by other means or detaches it. -timeout has no default then: with one connection, a server is never too slow. What needs a process is refused (TLS, vsock, --serve); of what -swap prepares only the system's reserve is left (--raise-reserve).", set: boolean(func(f *Flags) *bool { return &f.NoSupervise })},
 	{Long: "retry", Arg: "TIME", Tab: "retry", Help: "if no server can be reached at first, try again for so long",

@@ -22,7 +22,7 @@ func client8() string {
 	r.line("SH", "DESCRIPTION")
 	r.text(`An NBD server exports files and disks. *nbd-client* attaches such an export as a block device of Linux, /dev/nbd0 for example, on which there can be anything that can be on a disk: a file system, also that of the root folder, or swap.
 
-Once the device can be used, the program prints its name, goes to the background, and keeps the device: when a connection dies, because the server was restarted or the network was gone, it connects again, as often as it takes. It compares what the server then says with what it said at first, and never puts another export, or another instance of it, under a device that is in use. Reads and writes wait meanwhile; see *--on-failure*. An error at the start is said on the terminal, and the exit status is not 0. The process stays in the foreground with *-n*, and where a service manager waits for its message (NOTIFY_SOCKET). If *nbd-client supervisor* runs, it keeps the device, and no process is added.
+Once the device can be used, the program prints its name, goes to the background, and keeps the device: when a connection dies, because the server was restarted or the network was gone, it connects again, as often as it takes. It compares what the server then says with what it said at first, and never puts another export, or another instance of it, under a device that is in use. Reads and writes wait meanwhile; see *--on-failure*. An error at the start is said on the terminal, and the exit status is not 0. The process stays in the foreground with *-n*, and where a service manager has started it and waits for its message (NOTIFY_SOCKET). If *nbd-client supervisor* runs, it keeps the device, and no process is added.
 
 Attaching what is attached already changes nothing, and prints the device that has it. It is the identifier (*-i*) that counts. But a device that can be written is not what *-R* wants, nor one with blocks of another size than *-b* says: that is an error. Other options that differ are named and have no effect. Who names another device, and no identifier, gets a second one, whose identifier ends in # and the device's name.`)
 	r.line("SH", "OPERANDS")
@@ -80,7 +80,7 @@ Between the kernel, which speaks no TLS, and the network, the process that keeps
 	r.item("4", `For wait: the time was over.`)
 	r.item("5", `For detach: the device is in use.`)
 	r.line("SH", "ENVIRONMENT")
-	r.item("NOTIFY_SOCKET, WATCHDOG_USEC", `Where to send READY, STATUS and WATCHDOG, see sd_notify(3). The process stays in the foreground.`)
+	r.item("NOTIFY_SOCKET, WATCHDOG_USEC", `Where to send READY, STATUS and WATCHDOG, see sd_notify(3). The process stays in the foreground. If it was not started by process 1, but by a script for example, that needs *-n*.`)
 	r.item("LISTEN_FDS, LISTEN_FDNAMES", `Sockets of devices that the service manager has kept for the process that died (FileDescriptorStoreMax).`)
 	r.line("SH", "FILES")
 	r.item(clientflags.DefaultTab, `The table of devices, see nbdtab(5).`)
