@@ -157,6 +157,34 @@ func TestDetachHeldByForce(t *testing.T) {
 	}
 }
 
+// TestStatusOpeners: status names the processes that have a device open, attached or not; and
+// so does whoever finds it in use.
+func TestStatusOpeners(t *testing.T) {
+	w := newWorld(t)
+	s := w.serve(map[string]int64{"disk": 1 << 20})
+	w.alone(0, s.uri("disk"))
+	release, err := w.device(1).Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	w.openers = func(i *kernel.Info) { i.Openers = []kernel.Opener{{PID: 4711, Command: "qemu"}} }
+	for _, c := range []struct {
+		line   string
+		status int
+		said   string
+	}{
+		{"status nbd0", exitOK, "open in process 4711 (qemu)"},
+		{"status nbd1", exitError, "open in process 4711 (qemu)"},
+		{"status nbd0 --json", exitOK, `"openers": [`},
+		{"-n -i other " + s.uri("disk") + " nbd1", exitError, "/dev/nbd1 is in use: open in process 4711 (qemu)"},
+	} {
+		if status, out, errs := w.run(strings.Fields(c.line)...); status != c.status || !strings.Contains(out+errs, c.said) {
+			t.Errorf("%s: status %d, %s%s", c.line, status, out, errs)
+		}
+	}
+}
+
 // TestOnlyOpen: a device that is free, and that somebody has open, as udev has at times, is
 // not attached, though the driver says that it is connected.
 func TestOnlyOpen(t *testing.T) {

@@ -155,6 +155,9 @@ func (p *program) whoIsBusy(ctx context.Context) (list []string) {
 	} else if d.info != nil && d.info.PID != 0 {
 		list = append(list, fmt.Sprintf("%s was attached by process %d", d.index.Path(), d.info.PID))
 	}
+	if d.info != nil {
+		p.env.openers(d.info)
+	}
 	if users := usersOf(d.info); users != "" {
 		list = append(list, d.index.Path()+" is in use: "+users)
 	}

@@ -41,7 +41,7 @@ type description struct {
 	Holders     []string               `json:"holders,omitempty"`
 	Mounts      []string               `json:"mounts,omitempty"`
 	Swap        bool                   `json:"swap,omitempty"`
-	Openers     []kernel.Opener        `json:"openers,omitempty"`
+	Openers     []kernel.Opener        `json:"openers,omitempty"` // of status alone: all processes are looked at for it
 	Timeout     *jsonTimes             `json:"timeouts,omitempty"`
 }
 
@@ -161,6 +161,9 @@ func (p *program) status(ctx context.Context) int {
 		p.fail(ctx, err)
 		return exitUnknown
 	}
+	if v.info != nil {
+		p.env.openers(v.info)
+	}
 	d := describeView(v)
 	if p.flags.JSON {
 		err = p.printJSON(d)
@@ -190,7 +193,9 @@ func (p *program) printStatus(d *description) error {
 	line("device", d.Device)
 	line("state", d.State)
 	line("reason", printable(d.Reason))
+	used := usersOf(&kernel.Info{Mounts: d.Mounts, Swap: d.Swap, Holders: d.Holders, Openers: d.Openers})
 	if d.State == "detached" {
+		line("used", used)
 		return w.Flush()
 	}
 	line("export", d.what())
@@ -225,6 +230,6 @@ func (p *program) printStatus(d *description) error {
 		line("in flight", fmt.Sprintf("%d reads, %d writes", d.InFlight.Reads, d.InFlight.Writes))
 	}
 	line("partitions", strings.Join(d.Partitions, " "))
-	line("used", usersOf(&kernel.Info{Mounts: d.Mounts, Swap: d.Swap, Holders: d.Holders, Openers: d.Openers}))
+	line("used", used)
 	return w.Flush()
 }
