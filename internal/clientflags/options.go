@@ -98,7 +98,9 @@ var device = []Option{
 		More: "Linux 6.1 keeps so little memory for the network's packets that swapping over NBD comes to a halt on small machines. Without this option, a warning says what to set.",
 		set:  boolean(func(f *Flags) *bool { return &f.RaiseReserve })},
 	{Long: "destroy-on-disconnect", Tab: "destroy", Help: "remove the device's node when it is detached", set: boolean(func(f *Flags) *bool { return &f.Destroy })},
-	{Long: "disconnect-on-close", Tab: "disconnect-on-close", Help: "detach when the last program closes the device", set: boolean(func(f *Flags) *bool { return &f.CloseOnClose })},
+	{Long: "disconnect-on-close", Tab: "disconnect-on-close", Help: "detach when the last program closes the device",
+		More: "Of little use where udev runs: it opens each new device to look what is on it, and may be the last one to close it, so that the device is gone at once.",
+		set:  boolean(func(f *Flags) *bool { return &f.CloseOnClose })},
 	{Short: 'L', Long: "nonetlink", Old: true, Tab: "nonetlink", Help: "use the kernel's old interface (ioctl)",
 		More: "For kernels and containers without the netlink interface. The device lives as long as this process, which cannot be replaced, and cannot change its connections without a gap.",
 		set:  boolean(func(f *Flags) *bool { return &f.NoNetlink })},
@@ -122,7 +124,8 @@ var failure = []Option{
 		More: "Without it, nbd-client fails at once. Devices that nbd-client supervisor attaches by itself are tried for ever.",
 		set:  seconds(func(f *Flags) *time.Duration { return &f.Retry })},
 	{Long: "connect-timeout", Arg: "TIME", Tab: "connect-timeout", Help: "bounds one attempt to connect and negotiate; the default is 10 s",
-		set: seconds(func(f *Flags) *time.Duration { return &f.ConnectTimeout })},
+		More: "It is one time for all of it: connecting, to whichever of the addresses of its name, TLS, and the negotiation. The next attempt begins after a pause that grows from 0.1 s to 5 s.",
+		set:  seconds(func(f *Flags) *time.Duration { return &f.ConnectTimeout })},
 }
 
 // process is about the process that keeps the device.
@@ -214,9 +217,9 @@ func Commands() []CommandInfo { return commands }
 
 var commands = []CommandInfo{
 	{List, "", "list the attached devices",
-		"Device, export, size, state, the process that keeps it, since when it is attached, requests in flight, and how often it was connected anew. Devices that nobody keeps are listed as well. With --json one object is printed, whose devices have the same fields; sizes are in bytes, times as in RFC 3339."},
+		"Device, export, size, state, the process that keeps it, since when it is attached, requests in flight, and how often it was connected anew. In flight are those that were sent, and wait for an answer; the kernel does not tell how many wait for a connection. Devices that nobody keeps are listed as well. With --json one object is printed, whose devices have the same fields; sizes are in bytes, times as in RFC 3339."},
 	{Status, "DEVICE", "print the state of a device",
-		"The exit status is 0 if it is attached and connected, 1 if it is not attached, 2 if that could not be found out, and 3 if it is attached and waits for a connection."},
+		"The exit status is 0 if it is attached and connected, 1 if it is not attached, 2 if that could not be found out, and 3 if it is attached and waits for a connection. It names who uses the device, also the processes that have it open. Requests that wait for a connection are not counted as in flight."},
 	{Detach, "DEVICE ...", "detach devices",
 		"Returns when they and their partitions are really gone. A device that is mounted, swapped on, under another block device, or open, is not detached, and is named with those who use it; the exit status is then 5. A device may be named by its identifier as well."},
 	{Resize, "DEVICE [BYTES]", "let a device take the size that its export has by now",
