@@ -95,8 +95,11 @@ func (s *Supervisor) other(ctx context.Context, spec *Spec) (*State, error) {
 		return nil, fmt.Errorf("what is attached already: %w", err)
 	}
 	for _, a := range all {
+		if !a.Connected {
+			continue
+		}
 		info, err := s.cfg.Kernel.Info(a.Index)
-		if err != nil || info.PID == 0 || info.Identifier != spec.Identifier {
+		if err != nil || info.PID == 0 || info.Identifier != spec.Identifier || s.left(ctx, info) {
 			continue
 		}
 		st := &State{
@@ -107,4 +110,16 @@ func (s *Supervisor) other(ctx context.Context, spec *Spec) (*State, error) {
 		return st, nil
 	}
 	return nil, nil
+}
+
+// left reports whether a device was detached while somebody had it open: the kernel shows it
+// until he closes it, but nothing reaches its server any more.
+func (s *Supervisor) left(ctx context.Context, info *kernel.Info) bool {
+	if !s.cfg.Kernel.Can().Reconfigure {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.times.call)
+	defer cancel()
+	nothing := &kernel.Change{Identifier: info.Identifier}
+	return errors.Is(s.cfg.Kernel.Reconfigure(ctx, info.Index, nothing), kernel.ErrNotConnected)
 }

@@ -72,3 +72,48 @@ func TestAloneRefused(t *testing.T) {
 		t.Errorf("without a size: %v", err)
 	}
 }
+
+// What was detached by force, and is still mounted, does not keep its export from being
+// attached anew.
+func TestAttachBesideLeft(t *testing.T) {
+	for _, kept := range []bool{false, true} {
+		r, h := newRig(t), newHost(t, "tcp")
+		h.serve(newDisk("one"))
+		s := r.supervisor()
+		attach := func() *State {
+			t.Helper()
+			spec := &Spec{URIs: []string{h.uri()}}
+			if !kept {
+				st, err := s.AttachAlone(r.ctx(), spec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return st
+			}
+			d, err := s.Attach(r.ctx(), spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			st := d.Status()
+			return &st
+		}
+		first := attach()
+		release, err := r.k.Device(first.Index).Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.k.Open().Disconnect(r.ctx(), first.Index); err != nil {
+			t.Fatal(err)
+		}
+		if d := s.Device(first.Index); d != nil {
+			<-d.Done()
+		}
+		if info, err := r.k.Open().Info(first.Index); err != nil || info.PID == 0 {
+			t.Fatalf("the kernel does not show it any more: %+v, %v", info, err)
+		}
+		if second := attach(); second.Index == first.Index || second.Identifier != first.Identifier {
+			t.Errorf("kept %v: it is %s as before, or known as %q", kept, second.Device, second.Identifier)
+		}
+		release()
+	}
+}
