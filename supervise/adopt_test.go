@@ -18,6 +18,7 @@ import (
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/kernel/kerneltest"
 	"nbd.example/nbd/supervise/pass"
+	"nbd.example/nbd/supervise/process"
 	"nbd.example/nbd/supervise/sock"
 )
 
@@ -153,7 +154,7 @@ func TestAnotherProcess(t *testing.T) {
 	if err != nil || len(list) != 1 {
 		t.Fatal(list, err)
 	}
-	list[0].Process = Process{other.Process.Pid, startOf(t, other.Process.Pid)}
+	list[0].Process = Process{PID: other.Process.Pid, Start: startOf(t, other.Process.Pid)}
 	if err := writeState(r.dir, &list[0]); err != nil {
 		t.Fatal(err)
 	}
@@ -758,33 +759,12 @@ func TestShortOfDescriptors(t *testing.T) {
 	}
 }
 
-func TestProcess(t *testing.T) {
-	testgate.Requires(t, testgate.Linux())
-	me, err := thisProcess()
-	if err != nil || !me.Running() {
-		t.Errorf("%+v does not run", me)
-	}
-	if (Process{me.PID, me.Start + 1}).Running() || (Process{}).Running() {
-		t.Error("another process runs")
-	}
-	for text, want := range map[string]uint64{
-		"1 (a) b) c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21": 4711,
-		"1 (a) Z 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21":       0,
-		"1 (a) S 1 2": 0,
-		"":            0,
-	} {
-		if got := parseStat([]byte(text)); got != want {
-			t.Errorf("%q: %d, want %d", text, got, want)
-		}
-	}
-}
-
 // startOf returns when a process began.
 func startOf(t *testing.T, pid int) uint64 {
 	t.Helper()
-	start, err := processStart(pid)
+	p, err := process.Of(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return start
+	return p.Start
 }

@@ -5,6 +5,7 @@ import (
 
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/proto"
+	"nbd.example/nbd/supervise/process"
 )
 
 // Phase is what a kernel device is doing.
@@ -75,10 +76,7 @@ type Connection struct {
 }
 
 // Process names a process beyond the reuse of its number.
-type Process struct {
-	PID   int    `json:"pid"`
-	Start uint64 `json:"start"` // in clock ticks since the machine started
-}
+type Process = process.Process
 
 // Identity is what a server told when the device was attached: what must be the same
 // when it is connected again.

@@ -18,6 +18,7 @@ import (
 	"nbd.example/nbd/internal/tasks"
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/supervise/pass"
+	"nbd.example/nbd/supervise/process"
 )
 
 // Supervisor keeps kernel devices attached. All methods may be called concurrently.
@@ -95,7 +96,7 @@ func New(cfg Config) (*Supervisor, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("supervise: the directory for state files: %w", err)
 	}
-	self, err := thisProcess()
+	self, err := process.This()
 	if err != nil {
 		return nil, fmt.Errorf("supervise: when this process began: %w", err)
 	}

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package process
+
+func startOf(int) (uint64, error) { return 0, nil }
