@@ -16,8 +16,9 @@ const resizeDead = time.Minute
 
 // resize is a call of Device.Resize.
 type resize struct {
-	size int64 // 0 for all that the server has
-	done chan resized
+	size   int64 // 0 for all that the server has
+	wanted bool  // by somebody: from now on the device does not grow beyond size by itself
+	done   chan resized
 }
 
 type resized struct {
@@ -28,10 +29,11 @@ type resized struct {
 func (r *resize) answer(size int64, err error) { r.done <- resized{size, err} }
 
 // Resize makes the device as large as the server's export is now, or, if size is not 0,
-// that many bytes, if the export has them. It never shrinks. It returns the new size.
-// It fails while connections are dead, since the kernel would hang.
+// that many bytes, if the export has them; then it grows no further by itself until it is
+// resized again. It never shrinks. It returns the new size. It fails while connections are
+// dead, since the kernel would hang.
 func (d *Device) Resize(ctx context.Context, size int64) (int64, error) {
-	r := &resize{size: size, done: make(chan resized, 1)}
+	r := &resize{size: size, wanted: true, done: make(chan resized, 1)}
 	if err := d.call(ctx, func(k *keeper) { k.resizes = append(k.resizes, r) }); err != nil {
 		return 0, err
 	}
@@ -65,14 +67,14 @@ func (k *keeper) grow() {
 		r := k.resizes[0]
 		k.resizes = k.resizes[1:]
 		k.growTo(&st, r)
-	case st.Spec.Size == 0 && blocks(known, st.BlockSize) > st.Size && known != k.failedSize:
+	case st.grows() && blocks(known, st.BlockSize) > st.Size && known != k.failedSize:
 		k.growTo(&st, &resize{size: blocks(known, st.BlockSize), done: make(chan resized, 1)})
 	case k.due:
 		k.due = false
 		switch {
 		case !st.Seen.Asked:
 			k.ask(&st)
-		case st.Seen.InfoAgrees && st.Spec.Size == 0:
+		case st.Seen.InfoAgrees && st.grows():
 			k.growTo(&st, &resize{done: make(chan resized, 1)})
 		}
 	}
@@ -148,6 +150,9 @@ func (k *keeper) grown(st *State, r *resize, size int64, err error) {
 		k.failedSize = 0
 		d.log.Info("the device has grown", "from", st.Size, "to", size)
 		d.update(func(st *State) { st.Size, st.Seen.Size = size, max(st.Seen.Size, uint64(size)) })
+	}
+	if r.wanted && err == nil {
+		d.update(func(st *State) { st.Limit = r.size })
 	}
 	r.answer(max(size, st.Size), err)
 }

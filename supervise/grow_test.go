@@ -82,6 +82,49 @@ func TestGrownByInfo(t *testing.T) {
 	}
 }
 
+// The size that somebody has asked for stays, whatever the server has, through reconnects
+// and beyond the process, until he asks for all.
+func TestResizedStays(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+	r.cfg.ResizeInterval = 5 * time.Millisecond
+	servePrivate(h, x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Timeout: brisk})
+	r.await(d, "the server's word", func(st State) bool { return st.Seen.InfoAgrees })
+	stays := func(when string, want int64) {
+		t.Helper()
+		// The second call comes after all that the keeper does by itself: a larger device
+		// would refuse it.
+		for range 2 {
+			if size, err := d.Resize(r.ctx(), want); size != want || err != nil {
+				t.Errorf("%s: %d, %v", when, size, err)
+			}
+		}
+	}
+	stays("the size that it has", diskSize)
+	x.resize(3 * diskSize)
+	stays("the server has grown", diskSize)
+	stays("enlarged", 2*diskSize)
+	h.kill()
+	servePrivate(h, x)
+	r.await(d, "a reconnect", func(st State) bool { return st.Phase == Attached && st.Reconnects >= 2 })
+	stays("connected anew", 2*diskSize)
+	if err := r.s.Close(r.ctx(), true); err != nil {
+		t.Fatal(err)
+	}
+	d = r.adoptOne(d.Index())
+	if st := d.Status(); st.Size != 2*diskSize || st.Limit != 2*diskSize {
+		t.Errorf("adopted: %+v", st)
+	}
+	stays("adopted", 2*diskSize)
+	if size, err := d.Resize(r.ctx(), 0); size != 3*diskSize || err != nil {
+		t.Errorf("all of it: %d, %v", size, err)
+	}
+	h.kill()
+	x.resize(4 * diskSize)
+	servePrivate(h, x)
+	r.awaitSize(d, dev, 4*diskSize)
+}
+
 // A server that says something else by INFO than by GO, as the reference's does, is not
 // believed: the device keeps its size, whatever INFO says later.
 func TestInfoDisagrees(t *testing.T) {

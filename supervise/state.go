@@ -42,6 +42,9 @@ type State struct {
 	Flags       proto.TransmissionFlags `json:"flags"`
 	Timeout     time.Duration           `json:"timeout"`
 	DeadTimeout time.Duration           `json:"dead_timeout"`
+	// Limit is the size that [Device.Resize] was last asked for, in bytes, beyond which the
+	// device does not grow by itself; 0 if that was all that the server has, or nobody asked.
+	Limit int64 `json:"limit,omitempty"`
 	// Shown says that the kernel shows the identifier. As long as it does the device is
 	// this one, and not what somebody else has attached under the same number.
 	Shown bool `json:"shown,omitempty"`
@@ -59,6 +62,9 @@ type State struct {
 	Process Process `json:"process"`           // that keeps it
 	Control string  `json:"control,omitempty"` // the control socket of that process
 }
+
+// grows reports whether the device takes whatever size the server's export has.
+func (st *State) grows() bool { return st.Spec.Size == 0 && st.Limit == 0 }
 
 // Connection is one of a device's connections.
 type Connection struct {
