@@ -162,7 +162,8 @@ func (s *Supervisor) adopt(ctx context.Context, old *State) (*Device, error) {
 	d.mu.Lock()
 	d.slots = slots
 	d.mu.Unlock()
-	d.update(func(st *State) { st.Phase, st.Reason = Attached, "" })
+	phase := phaseOf(slots)
+	d.update(func(st *State) { st.Phase, st.Reason = phase, "" })
 	s.worker.Flush(ctx)
 	d.start(true)
 	d.log.Info("adopted", "identifier", st.Identifier, "connections", len(old.Connections), "sockets", len(d.Status().held()))
@@ -179,9 +180,10 @@ func (st State) held() (list []Connection) {
 	return list
 }
 
-// inherit makes the slot of a connection that an earlier process made.
+// inherit makes the slot of a connection that an earlier process made. One that went through
+// that process, or to it, has ended with it.
 func (d *Device) inherit(c Connection) *slot {
-	s := &slot{told: c, unwatch: func() {}}
+	s := &slot{told: c, unwatch: func() {}, dead: c.Relay || d.local != nil}
 	s.told.Alive, s.told.Held, s.told.Relay = false, false, false
 	f := d.sup.takeInherited(pass.Name(d.index, c.Inode))
 	if f == nil {
@@ -191,7 +193,7 @@ func (d *Device) inherit(c Connection) *slot {
 		f.Close()
 		return s
 	}
-	s.file = f
+	s.file, s.dead = f, false // should it be, it shows
 	d.watch(s)
 	return s
 }

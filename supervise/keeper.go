@@ -346,24 +346,37 @@ func (d *Device) watch(s *slot) {
 	s.unwatch = stop
 }
 
+// phaseOf returns what a device is whose connections are these.
+func phaseOf(slots []*slot) Phase {
+	dead := 0
+	for _, s := range slots {
+		if s.dead {
+			dead++
+		}
+	}
+	switch {
+	case dead == 0:
+		return Attached
+	case dead == len(slots):
+		return Reconnecting
+	}
+	return Degraded
+}
+
 // tell notes what the connections are, and why not all of them are alive.
 func (k *keeper) tell(err error) {
 	d := k.d
-	phase, reason := Attached, ""
-	dead, all := len(k.dead()), len(d.slots)
-	switch {
-	case dead == all && all > 0:
-		phase = Reconnecting
-	case dead > 0 || err != nil:
-		phase = Degraded
-	}
+	phase, reason := phaseOf(d.slots), ""
 	if err != nil {
 		reason = err.Error()
 		var changed *changedError
-		if errors.As(err, &changed) && dead == all {
+		switch {
+		case phase == Attached:
+			phase = Degraded
+		case phase == Reconnecting && errors.As(err, &changed):
 			phase = Refused
 		}
-	} else if dead > 0 {
+	} else if phase != Attached {
 		reason = "connection lost"
 	}
 	if reason != "" && err != nil && reason != k.said {

@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"slices"
 	"time"
 
 	"nbd.example/nbd/kernel"
@@ -61,6 +62,22 @@ type State struct {
 
 	Process Process `json:"process"`           // that keeps it
 	Control string  `json:"control,omitempty"` // the control socket of that process
+}
+
+// Tied reports whether the device's connections end with the process that keeps it: it
+// relays them, or is itself the server.
+func (st *State) Tied() bool {
+	return st.Spec.Serve != "" || slices.ContainsFunc(st.Connections, func(c Connection) bool { return c.Relay })
+}
+
+// Waits reports whether nothing that is asked of the device is answered, until somebody
+// connects it anew: no connection is alive, or those that are tied to the process have
+// ended with it. kept says that this process still keeps it.
+func (st *State) Waits(kept bool) bool {
+	if kept {
+		return st.Phase == Reconnecting || st.Phase == Refused
+	}
+	return st.Tied() || !slices.ContainsFunc(st.Connections, func(c Connection) bool { return c.Alive })
 }
 
 // grows reports whether the device takes whatever size the server's export has.

@@ -238,3 +238,46 @@ func TestTLSDropped(t *testing.T) {
 		<-written
 	}
 }
+
+// What went through the process that crashed, or was served by it, is dead for the next one,
+// and for whoever looks meanwhile, though the kernel says nothing.
+func TestAdoptTied(t *testing.T) {
+	for _, how := range []string{"tls", "local"} {
+		t.Run(how, func(t *testing.T) {
+			ca := newAuthority(t, "the authority")
+			r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+			spec := &Spec{Serve: "file:/disk", Connections: 2, Timeout: brisk}
+			if how == "tls" {
+				h.serveTLS(x, ca.server("disks.example"))
+				spec = &Spec{URIs: []string{h.tlsURI("")}, Connections: 2, Timeout: brisk, TLS: &TLSFiles{CA: ca.file(), Name: "disks.example"}}
+			}
+			r.cfg.Local = func(_ context.Context, _ string, readOnly bool) (Local, error) { return newLocal(t, x, readOnly) }
+			d, _ := r.attach(spec)
+			r.s.crash()
+			list, err := States(r.dir)
+			if err != nil || len(list) != 1 || !list[0].Tied() || !list[0].Waits(false) || list[0].Waits(true) {
+				t.Fatalf("%+v, %v", list, err)
+			}
+			if how == "tls" {
+				h.kill()
+			} else {
+				x.mu.Lock()
+				x.instance = "two"
+				x.mu.Unlock()
+			}
+			d = r.adoptOne(d.Index())
+			if st := d.Status(); !st.Waits(true) || st.Connections[0].Alive || st.Connections[1].Alive {
+				t.Errorf("adopted: %+v", st)
+			}
+			if how == "local" {
+				r.await(d, "a refusal", func(st State) bool {
+					return st.Phase == Refused && strings.Contains(st.Reason, "another instance")
+				})
+				return
+			}
+			r.await(d, "a failure", func(st State) bool { return st.Phase == Reconnecting && st.Reason != "" })
+			h.serveTLS(x, ca.server("disks.example"))
+			r.await(d, "all connections", func(st State) bool { return st.Phase == Attached && st.Reconnects == 2 })
+		})
+	}
+}
