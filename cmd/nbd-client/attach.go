@@ -77,10 +77,11 @@ func (p *program) foreground() bool {
 }
 
 // handsOver reports whether a supervisor that runs as a service may keep the device.
-// Those that are kept in a special way need a process of their own.
+// Those that are kept in a special way need a process of their own, and so does what the
+// process serves itself: a service can be replaced at any time, and what it serves cannot.
 func (p *program) handsOver() bool {
 	f := p.flags
-	return !p.foreground() && !f.SystemdMark && !f.IgnoreTerm && !f.Swap && !f.NoNetlink
+	return !p.foreground() && !f.SystemdMark && !f.IgnoreTerm && !f.Swap && !f.NoNetlink && f.Serve == ""
 }
 
 // handOver lets the supervisor attach the device that runs as a service, if one does.

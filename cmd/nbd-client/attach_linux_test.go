@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"nbd.example/nbd/internal/clientflags"
 	"nbd.example/nbd/kernel"
 )
 
@@ -329,5 +330,21 @@ func TestAlone(t *testing.T) {
 	status, _, errs = w.run("nbd+vsock://2:1/", "--no-supervise", "/dev/nbd1")
 	if status != exitError || !strings.Contains(errs, "vsock needs a process that stays") {
 		t.Errorf("vsock: status %d, %s", status, errs)
+	}
+}
+
+// TestServeIsKeptAlone: what the process serves itself is not for the service, which may be
+// replaced at any time.
+func TestServeIsKeptAlone(t *testing.T) {
+	w := newWorld(t)
+	for line, want := range map[string]bool{"--serve disk.img": false, "server": true} {
+		flags, err := clientflags.Parse(strings.Fields(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &program{env: w.environment(os.Stdout, os.Stderr, nil), flags: flags}
+		if got := p.handsOver(); got != want {
+			t.Errorf("%s: handed over: %t", line, got)
+		}
 	}
 }
