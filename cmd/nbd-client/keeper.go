@@ -29,7 +29,8 @@ type keeper struct {
 	// service says that the process stays when there is nothing to keep.
 	service bool
 	stopped func()
-	again   func() // what SIGHUP does; nil for nothing
+	leaving *leaving // nil unless it was told to end, and waits
+	again   func()   // what SIGHUP does; nil for nothing
 
 	followed map[*supervise.Device]bool
 	changed  chan struct{}
@@ -105,6 +106,7 @@ func (p *program) warnOfTLS(f *clientflags.Flags) {
 
 // end gives up what is left.
 func (k *keeper) end() {
+	k.stopLeaving()
 	k.stopped()
 	if k.s != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
@@ -178,7 +180,9 @@ func (k *keeper) keep(ctx context.Context) int {
 		}
 		select {
 		case <-ctx.Done():
-			return k.close(k.outlives(), context.Cause(ctx).Error())
+			return k.close(k.service || len(k.bound()) == 0, context.Cause(ctx).Error())
+		case <-k.left():
+			return k.close(true, k.leaving.why)
 		case <-k.s.Done():
 			return exitOK
 		case <-k.changed:
@@ -223,11 +227,7 @@ func (k *keeper) signal(ctx context.Context, sig os.Signal) (done bool, status i
 		k.p.log.Info("ignored: " + sig.String())
 		return false, 0
 	}
-	keep := k.outlives()
-	if keep && k.p.env.stopping(ctx) {
-		k.detachUnused(ctx)
-	}
-	return true, k.close(keep, sig.String())
+	return k.terminate(ctx, sig)
 }
 
 // detachUnused detaches what nobody uses, for a machine that goes down: no next process
@@ -247,21 +247,6 @@ func (k *keeper) detachUnused(ctx context.Context) {
 	wg.Wait()
 }
 
-// outlives reports whether the devices are to live on without this process. Those of the
-// old interface cannot, and those that it serves itself wait for a next one, which only a
-// service is sure to have.
-func (k *keeper) outlives() bool {
-	if k.service || !k.driver.Can().Adopt {
-		return k.service
-	}
-	for _, d := range k.s.Devices() {
-		if d.Status().Spec.Serve != "" {
-			return false
-		}
-	}
-	return true
-}
-
 // detachAll detaches everything, or says what is in use.
 func (k *keeper) detachAll(ctx context.Context) (done bool, status int) {
 	ctx, cancel := context.WithTimeout(ctx, closeLimit)
@@ -269,7 +254,11 @@ func (k *keeper) detachAll(ctx context.Context) (done bool, status int) {
 	for _, d := range k.s.Devices() {
 		if err := d.Detach(ctx, false); err != nil && !isDetached(err) {
 			k.p.logLines(err)
-			k.p.log.Info("it stays attached; SIGTERM ends this process and leaves it attached")
+			text := "it stays attached; SIGTERM ends this process and leaves it attached"
+			if len(k.bound()) > 0 {
+				text = "it stays attached; SIGTERM detaches it and ends this process as soon as nobody uses it"
+			}
+			k.p.log.Info(text)
 			return false, 0
 		}
 	}
@@ -278,7 +267,11 @@ func (k *keeper) detachAll(ctx context.Context) (done bool, status int) {
 
 // close ends the supervisor.
 func (k *keeper) close(keep bool, why string) int {
+	k.stopLeaving()
 	k.p.log.Info("ends", "why", why)
+	if keep {
+		k.sayWaiting()
+	}
 	k.notifier.stopping()
 	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 	defer cancel()
@@ -372,6 +365,9 @@ func (k *keeper) poke() {
 // statusText is what the service manager shows.
 func (k *keeper) statusText() string {
 	devices := k.s.Devices()
+	if k.leaving != nil {
+		return k.leaving.text()
+	}
 	if len(k.unadopted) > 0 {
 		return fmt.Sprintf("%d devices, and %d that cannot be taken over: %s", len(devices), len(k.unadopted), k.said)
 	}

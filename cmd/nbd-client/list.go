@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -67,7 +68,7 @@ func describeView(v *view) *description {
 		d.Partitions, d.Holders, d.Mounts, d.Swap, d.Openers = i.Partitions, i.Holders, i.Mounts, i.Swap, i.Openers
 	}
 	if s := v.state; s != nil && v.phase() != "detached" {
-		d.URIs, d.Serve, d.Reconnects, d.Connections = s.Spec.URIs, s.Spec.Serve, s.Reconnects, s.Connections
+		d.URIs, d.Serve, d.Reconnects, d.Connections = s.Spec.URIs, s.Spec.Serve, s.Reconnects, v.connections()
 		d.Asked, d.Instance = s.Seen.Asked, s.Seen.Instance
 		if v.kept() {
 			d.Reason = s.Reason
@@ -176,10 +177,27 @@ func (p *program) status(ctx context.Context) int {
 		return exitUnknown
 	case !v.connected:
 		return exitError
-	case v.kept() && (v.state.Phase == supervise.Reconnecting || v.state.Phase == supervise.Refused):
+	case v.waits():
 		return exitWaiting
 	}
 	return exitOK
+}
+
+// waits reports whether the device is attached, and has no connection.
+func (v *view) waits() bool {
+	return v.connected && v.state != nil && v.state.Waits(v.kept())
+}
+
+// connections returns those of a state. Nobody has looked at them since their process ended;
+// but what was tied to that is dead.
+func (v *view) connections() []supervise.Connection {
+	list := slices.Clone(v.state.Connections)
+	if !v.kept() && v.state.Tied() {
+		for i := range list {
+			list[i].Alive = false
+		}
+	}
+	return list
 }
 
 // printStatus prints a device for people, a line for each thing.
@@ -218,8 +236,11 @@ func (p *program) printStatus(d *description) error {
 	line("since", d.Since)
 	for _, c := range d.Connections {
 		alive := "alive"
-		if !c.Alive {
+		switch {
+		case !c.Alive:
 			alive = "dead"
+		case !d.Kept:
+			alive = "was alive when its process ended"
 		}
 		line("connection", strings.TrimSpace(printable(c.Server)+" "+alive))
 	}

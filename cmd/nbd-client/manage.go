@@ -413,7 +413,7 @@ func usable(v *view) bool {
 	if !v.connected || v.info == nil || !v.info.Ready() {
 		return false
 	}
-	return !v.kept() || v.state.Phase == supervise.Attached || v.state.Phase == supervise.Degraded
+	return !v.waits() && (!v.kept() || v.state.Phase == supervise.Attached || v.state.Phase == supervise.Degraded)
 }
 
 // upgrade asks processes to start anew.

@@ -37,6 +37,8 @@ type world struct {
 	env    map[string]string
 	// loaded is false for a kernel without the module.
 	loaded bool
+	// old is true for one without netlink.
+	old bool
 	// locked counts the processes that have prepared for swap.
 	locked      atomic.Int32
 	lockOptions atomic.Pointer[memlock.Options] // of the last one
@@ -93,6 +95,9 @@ func (w *world) environment(stdout, stderr *os.File, signals chan os.Signal) *en
 		driver: func(ioctl bool) (kernel.Driver, error) {
 			if !w.loaded {
 				return nil, kernel.ErrNoModule
+			}
+			if w.old {
+				return old{w.kernel.Open()}, nil
 			}
 			return w.kernel.Open(), nil
 		},

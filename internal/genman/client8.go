@@ -22,7 +22,7 @@ func client8() string {
 	r.line("SH", "DESCRIPTION")
 	r.text(`An NBD server exports files and disks. *nbd-client* attaches such an export as a block device of Linux, /dev/nbd0 for example, on which there can be anything that can be on a disk: a file system, also that of the root folder, or swap.
 
-Once the device can be used, the program prints its name, goes to the background, and keeps the device: when a connection dies, because the server was restarted or the network was gone, it connects again, as often as it takes. It compares what the server then says with what it said at first, and never puts another export, or another instance of it, under a device that is in use. Reads and writes wait meanwhile; see *--on-failure*. An error at the start is said on the terminal, and the exit status is not 0. The process stays in the foreground with *-n*, and where a service manager has started it and waits for its message (NOTIFY_SOCKET). If *nbd-client supervisor* runs, it keeps the device, and no process is added.
+Once the device can be used, the program prints its name, goes to the background, and keeps the device: when a connection dies, because the server was restarted or the network was gone, it connects again, as often as it takes. It compares what the server then says with what it said at first, and never puts another export, or another instance of it, under a device that is in use. Reads and writes wait meanwhile; see *--on-failure*. An error at the start is said on the terminal, and the exit status is not 0. The process stays in the foreground with *-n*, and where a service manager has started it and waits for its message (NOTIFY_SOCKET). If *nbd-client supervisor* runs, it keeps the device, and no process is added, but for *--serve*, *-swap*, *-nonetlink* and *--ignore-term*.
 
 Attaching what is attached already changes nothing, and prints the device that has it. It is the identifier (*-i*) that counts. But a device that can be written is not what *-R* wants, nor one with blocks of another size than *-b* says: that is an error. Other options that differ are named and have no effect. Who names another device, and no identifier, gets a second one, whose identifier ends in # and the device's name.`)
 	r.line("SH", "OPERANDS")
@@ -59,7 +59,9 @@ func clientMore(r *roff) {
 	r.line("SH", "TLS")
 	r.text(`The server is verified, always, by its certificate: it must name the host, or what -tlshostname says, and be certified by somebody whom the system, or -cacertfile, trusts. The reference verified only with both of these options; who has used neither, with a certificate of his own making, names it by -cacertfile now.
 
-Between the kernel, which speaks no TLS, and the network, the process that keeps the device encrypts and decrypts. So with TLS a device waits when the process dies, until the next one connects anew. The same holds for vsock, which the kernel does not take either.`)
+Between the kernel, which speaks no TLS, and the network, the process that keeps the device encrypts and decrypts. So with TLS a device waits when the process dies, until the next one connects anew. The same holds for vsock, which the kernel does not take either.
+
+That process is prepared for a shortage of memory with *-swap* only. Without it, nothing of it is locked in memory, the kernel may make it wait for memory that only its own work would set free, and may choose it when it ends a process to get some. Where file systems on such a device are written faster than the server takes it, on a machine that is short of memory, use *-swap*, also if the device is not swapped on.`)
 	r.line("SH", "SWAP")
 	r.text(`With *-swap* all is done that can be done outside of the kernel so that a device can be swapped on: the process that keeps it has its memory locked and of a fixed size. The kernel reserves memory for the sockets that it has got. What remains is vm.min_free_kbytes: Linux 6.1 keeps so little for packets that come in that swapping stalls on small machines. nbd-client says what to set, and sets it with *--raise-reserve*; so give both, unless the system's administrator has seen to it.`)
 	r.line("SH", "SERVER AND CLIENT ON ONE MACHINE")
@@ -71,9 +73,18 @@ Measured, from the server's return: new requests were answered after 0.1 s, and 
 
 A server whose machine or network is gone does not say so. A TCP connection from which nothing has come for as long as *-timeout* says, but at least 30 s, is given up, and made anew; with *-timeout 0* after five minutes (TCP_USER_TIMEOUT). So is one on which there is nothing to do: after 10 s of silence the server's machine is asked every 5 s whether it is there (keepalive). These two are fixed.`)
 	r.line("SH", "WHEN THIS PROCESS ENDS")
-	r.text(`The device stays attached, and works for as long as its connections do. The next process takes it over: *nbd-client supervisor*, or whoever attaches the same again. After *nbd-client upgrade* it is the same process, with the same connections. Devices of the old interface (*-nonetlink*), and those that the process itself serves (*--serve*), are detached when it ends, and lost when it is killed.`)
+	r.text(`The device stays attached, and works for as long as its connections do. The next process takes it over: *nbd-client supervisor* when it starts, or whoever attaches the same again. After *nbd-client upgrade* it is the same process, with the same connections.
+
+Some devices cannot do without their process: those by TLS or vsock, whose connections go through it, those that it serves itself (*--serve*), and those of the old interface (*-nonetlink*). On SIGTERM it detaches them as soon as nobody uses them, and then ends; until then it answers as before, and says in the log what it waits for. A second SIGTERM ends it at once. Then, or when it is killed, devices of the old interface are gone, and whoever uses them gets errors. The others stay attached without a connection, which *status* tells by 3: reads and writes wait until the same is attached again, if it still is the same then, or until *detach --force*.
+
+*nbd-client supervisor* ends at the first SIGTERM, since the next one connects its devices anew; only if none will come, because systemd shuts the machine down, it waits for them as well. No machine is kept from going down: whoever shuts it down sends SIGKILL after a while (TimeoutStopSec of systemd).`)
+	clientEnd(r)
+}
+
+// clientEnd writes the last sections.
+func clientEnd(r *roff) {
 	r.line("SH", "SIGNALS")
-	r.item("SIGTERM", `The process ends. Its devices stay attached, but for those that need it, which are detached, and, when systemd shuts the machine down, those that nobody uses. Ignored with --ignore-term.`)
+	r.item("SIGTERM", `The process ends, and its devices stay attached; but those that cannot do without it are detached, once nobody uses them (see above), and, when systemd shuts the machine down, all that nobody uses. Ignored with --ignore-term.`)
 	r.item("SIGINT", `Detach the devices and end; or, if one of them is in use, say so, and go on. A supervisor ends as after SIGTERM.`)
 	r.item("SIGHUP", `The supervisor reads nbdtab again, and attaches what is new there. Others ignore it.`)
 	r.line("SH", "EXIT STATUS")
