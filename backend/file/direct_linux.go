@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nbd.example/nbd/block"
+	"nbd.example/nbd/internal/fileid"
 )
 
 // How TryRead may read a file.
@@ -59,7 +60,7 @@ func (f *File) findFast() {
 		return
 	}
 	f.findProbe()
-	s.inMemory = !f.device && livesInMemory(&fs)
+	s.inMemory = !f.device && fileid.InMemory(&fs)
 	if s.inMemory {
 		s.read, s.spans = readAlways, true
 	} else {
@@ -73,12 +74,6 @@ func (f *File) findFast() {
 	// and might keep a writer waiting for good. An overlay is not.
 	local := s.read != readNever || fs.Type == unix.OVERLAYFS_SUPER_MAGIC
 	s.write = local && !f.device && !f.config.Sync && !f.config.ReadOnly
-}
-
-// livesInMemory tells a file system that has no disk below.
-func livesInMemory(fs *unix.Statfs_t) bool {
-	magic := uint32(fs.Type)
-	return magic == unix.TMPFS_MAGIC || magic == unix.RAMFS_MAGIC
 }
 
 // nowait reads from the page cache. EIO stands for a short read, which says

@@ -2,7 +2,6 @@ package file
 
 import (
 	"fmt"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -88,6 +87,3 @@ func (f *File) diskName() string {
 	}
 	return fmt.Sprintf("disk %x.%d", label.uid, part)
 }
-
-// birth is when a file was made.
-func birth(st *syscall.Stat_t) syscall.Timespec { return st.X__st_birthtim }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"nbd.example/nbd/block"
+	"nbd.example/nbd/internal/fileid"
 )
 
 // stableFlag says that writing to a file that was opened for it reaches the
@@ -66,7 +67,7 @@ func (f *File) sysAbilities(c *block.Caps) {
 // that was replaced is another. Where that is not known, the contents are new
 // each time: a disk of the same name may be another tomorrow.
 func (f *File) instance() string {
-	name := f.fileName()
+	name := fileid.Name(f.f)
 	if f.device {
 		name = f.diskName()
 	}

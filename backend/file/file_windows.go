@@ -114,15 +114,6 @@ func (f *File) direct() error {
 	return nil
 }
 
-// fileName is made of the volume, the file's number, and when it was made.
-func (f *File) fileName() string {
-	var info windows.ByHandleFileInformation
-	if windows.GetFileInformationByHandle(f.handle(), &info) != nil {
-		return ""
-	}
-	return fmt.Sprint("file ", info.VolumeSerialNumber, " ", info.FileIndexHigh, " ", info.FileIndexLow, " born ", info.CreationTime.Nanoseconds())
-}
-
 // datasync empties the caches of Windows and of the disk.
 func (f *File) datasync() error {
 	flushed := f.sys.fresh.flushing()

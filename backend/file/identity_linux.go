@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"nbd.example/nbd/internal/fileid"
 )
 
 // sysfs is a folder that describes a disk.
@@ -41,7 +43,7 @@ func (s sysfs) attribute(name string) string {
 
 // instance names the file or the disk, not its path: what was replaced is another.
 func (f *File) instance() string {
-	name := f.fileName()
+	name := fileid.Name(f.f)
 	if f.device {
 		name = f.diskName()
 	}
@@ -50,24 +52,6 @@ func (f *File) instance() string {
 	}
 	sum := sha256.Sum256([]byte(name))
 	return fmt.Sprintf("%x", sum[:16])
-}
-
-func (f *File) fileName() string {
-	var fs unix.Statfs_t
-	var st unix.Statx_t
-	if unix.Fstatfs(int(f.fd), &fs) != nil || unix.Statx(int(f.fd), "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st) != nil {
-		return ""
-	}
-	// The identity of the file system is better than the number of its device,
-	// which may be another after a restart.
-	name := fmt.Sprint("file ", fs.Fsid.Val)
-	if fs.Fsid.Val == [2]int32{} {
-		name = fmt.Sprint("file on ", st.Dev_major, st.Dev_minor)
-	}
-	if livesInMemory(&fs) {
-		name += " in memory since " + boot() // other files will have the same numbers
-	}
-	return fmt.Sprint(name, st.Ino, " born ", st.Btime.Sec, st.Btime.Nsec)
 }
 
 // diskName uses the name that a disk carries itself. That of the device would be
@@ -85,10 +69,5 @@ func (f *File) diskName() string {
 	if unix.Fstat(int(f.fd), &st) != nil {
 		return ""
 	}
-	return fmt.Sprint("disk ", st.Rdev, " ", s.attribute("diskseq"), " since ", boot())
-}
-
-// boot names the time since the machine was started.
-func boot() string {
-	return sysfs("/proc/sys/kernel/random/").attribute("boot_id")
+	return fmt.Sprint("disk ", st.Rdev, " ", s.attribute("diskseq"), " since ", fileid.Boot())
 }

@@ -1,10 +1,14 @@
 package tree
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
+
+	"nbd.example/nbd/internal/fileid"
 )
 
 // FS is where a tree lives: the system's files, but for tests. Its methods may be
@@ -137,8 +141,15 @@ func (s *system) SyncAll() error { return s.syncAll() }
 // SyncsAll implements FS.
 func (s *system) SyncsAll() bool { return syncsAll }
 
-// Instance implements FS.
-func (s *system) Instance(size int64) string { return instance(s.root, size) }
+// Instance implements FS. It names the folder, not its path: one that was replaced is another.
+func (s *system) Instance(size int64) string {
+	name := fileid.Name(s.root)
+	if name == "" {
+		return ""
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "tree %d %s", size, name))
+	return fmt.Sprintf("%x", sum[:16])
+}
 
 // Close implements FS. It gives up the lock.
 func (s *system) Close() error { return errors.Join(s.mounts.close(), s.root.Close()) }

@@ -1,16 +1,17 @@
 //go:build darwin || freebsd || netbsd || openbsd
 
-package file
+package fileid
 
 import (
 	"fmt"
+	"os"
 	"syscall"
 )
 
-// fileName is made of the file system, the file's number, and when it was made,
-// since numbers are given anew.
-func (f *File) fileName() string {
-	info, err := f.f.Stat()
+// Name is made of the file system, the file's number, and when it was made, since numbers
+// are given anew. It is empty where the system does not tell.
+func Name(f *os.File) string {
+	info, err := f.Stat()
 	if err != nil {
 		return ""
 	}

@@ -1,6 +1,6 @@
 //go:build darwin || freebsd || netbsd
 
-package file
+package fileid
 
 import "syscall"
 
