@@ -5,13 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"nbd.example/nbd/internal/nbdconf"
+	"nbd.example/nbd/internal/opener"
 	"nbd.example/nbd/internal/trlog"
 	"nbd.example/nbd/server"
 	"nbd.example/nbd/transmission"
@@ -59,6 +62,7 @@ func (p *program) tap(x *nbdconf.Export) (transmission.Tap, error) {
 	if one == nil {
 		log, err := trlog.Open(trlog.Config{
 			Name: path, Data: x.DataLog, Logger: p.log,
+			SetAside: func() (string, error) { return setAside(p.env.open, path) },
 			Open: func() (trlog.File, error) {
 				f, err := p.env.open.OpenFile(path, trlog.OpenFlags, trlog.OpenMode)
 				if err != nil {
@@ -77,6 +81,30 @@ func (p *program) tap(x *nbdconf.Export) (transmission.Tap, error) {
 		return one.data, nil
 	}
 	return one.plain, nil
+}
+
+// setAside renames a log: behind its name stands when it was last written.
+func setAside(o opener.Opener, path string) (string, error) {
+	list, err := o.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return "", err
+	}
+	find := func(name string) int {
+		return slices.IndexFunc(list, func(e fs.DirEntry) bool { return e.Name() == filepath.Base(name) })
+	}
+	i := find(path)
+	if i < 0 || !list[i].Type().IsRegular() {
+		return "", fmt.Errorf("%s is a link, and a new log would lie elsewhere", path)
+	}
+	info, err := list[i].Info()
+	if err != nil {
+		return "", err
+	}
+	name := path + info.ModTime().Format(".20060102-150405")
+	for n, first := 2, name; find(name) >= 0; n++ {
+		name = fmt.Sprint(first, "-", n)
+	}
+	return name, o.Rename(path, name)
 }
 
 // find returns the log of that path, or nil.

@@ -18,6 +18,7 @@ import (
 	"nbd.example/nbd/internal/opener"
 	"nbd.example/nbd/internal/serverflags"
 	"nbd.example/nbd/internal/trlog"
+	"nbd.example/nbd/proto"
 )
 
 // deadDisk has files that can be opened only while it is alive.
@@ -202,4 +203,54 @@ func TestEndWithDeadLog(t *testing.T) {
 		t.Error(err)
 	}
 	p.closeRecords(nil)
+}
+
+// TestLongLogAfterCrash: a server whose long log was not closed in order keeps it under another
+// name each time, unless its name is a link.
+func TestLongLogAfterCrash(t *testing.T) {
+	said := &saying{}
+	p := &program{flags: &serverflags.Flags{}, env: &environment{open: opener.Here()}, log: slog.New(slog.NewTextHandler(said, nil))}
+	dir := t.TempDir()
+	x := &nbdconf.Export{Name: "e"}
+	x.TransactionLog = filepath.Join(dir, "log")
+	start := func() {
+		t.Helper()
+		if _, err := p.tap(x); err != nil {
+			t.Fatal(err)
+		}
+		p.closeRecords(nil)
+	}
+	then := time.Date(2026, 2, 3, 4, 5, 6, 0, time.Local)
+	crashed := func() {
+		t.Helper()
+		read := proto.AppendRequest(nil, &proto.Request{Command: proto.CmdRead})
+		if err := os.WriteFile(x.TransactionLog, read, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Truncate(x.TransactionLog, 20<<20), os.Chtimes(x.TransactionLog, then, then)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		crashed()
+		start()
+	}
+	for name, size := range map[string]int64{"log": 0, "log.20260203-040506": 20 << 20, "log.20260203-040506-2": 20 << 20} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() != size {
+			t.Errorf("%s: %v, %v; want %d bytes", name, info, err, size)
+		}
+	}
+	if runtime.GOOS == "windows" {
+		return // links need rights
+	}
+	crashed()
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(x.TransactionLog, link); err != nil {
+		t.Fatal(err)
+	}
+	x.TransactionLog = link
+	start()
+	if info, err := os.Lstat(link); err != nil || info.Mode().IsRegular() || said.count("is a link") != 1 {
+		t.Errorf("the link: %v, %v\n%s", info, err, &said.b)
+	}
 }

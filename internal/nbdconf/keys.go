@@ -177,7 +177,7 @@ An export with prerun or postrun is opened for the first of its connections and 
 	{Name: "tlsonly", Kind: Bool, field: func(_ *Generic, x *Export) any { return &x.TLSOnly },
 		Help: `The same as force_tls. The manual of the reference has it, but its program ignores it.`},
 	{Name: "transactionlog", Kind: String, field: func(_ *Generic, x *Export) any { return &x.TransactionLog },
-		Help: `A file that records every request, and how it was answered. nbd-trdump(1) prints it, nbd-trplay(1) makes its changes again; those of the reference understand it, too. All connections of the export log to it, and several exports may. A file that exists is continued (the reference overwrites it). Records are in the file a moment after the answer, at most a quarter of a second if the disk keeps up.
+		Help: `A file that records every request, and how it was answered. nbd-trdump(1) prints it, nbd-trplay(1) makes its changes again; those of the reference understand it, too. All connections of the export log to it, and several exports may. A file that exists is continued (the reference overwrites it); after a crash one of more than 16 MiB is kept as it is under a name with a time behind it, and a new one begins. Records are in the file a moment after the answer, at most a quarter of a second if the disk keeps up.
 
 After SIGHUP the file is opened by its name again, so that it can be renamed first: that is how to rotate it. So it is before each prerun: one that renames the log gives clients that come one after the other logs of their own. If its disk is full, or does not move, the server goes on, says so once, and counts and marks what is missing.
 

@@ -25,6 +25,8 @@ type Opener interface {
 	Stat(name string) (fs.FileInfo, error)
 	// Remove is os.Remove.
 	Remove(name string) error
+	// Rename is os.Rename.
+	Rename(old, name string) error
 	// Abs returns the absolute form of name.
 	Abs(name string) string
 }
@@ -65,6 +67,9 @@ func (o OS) Stat(name string) (fs.FileInfo, error) { return os.Stat(o.Abs(name))
 
 // Remove removes name.
 func (o OS) Remove(name string) error { return os.Remove(o.Abs(name)) }
+
+// Rename gives a file another name.
+func (o OS) Rename(old, name string) error { return os.Rename(o.Abs(old), o.Abs(name)) }
 
 // ReadFile reads all of a small file, and fails on one with more than limit bytes.
 func ReadFile(o Opener, name string, limit int64) ([]byte, error) {

@@ -28,7 +28,10 @@ func TestRelativeToStart(t *testing.T) {
 	if l, err := o.ReadDir("."); err != nil || len(l) != 1 {
 		t.Errorf("ReadDir = %v, %v", l, err)
 	}
-	if err := o.Remove("a"); err != nil {
+	if err := o.Rename("a", "b"); err != nil {
+		t.Errorf("Rename: %v", err)
+	}
+	if err := o.Remove("b"); err != nil {
 		t.Errorf("Remove: %v", err)
 	}
 	if got := o.Abs(filepath.Join(other, "x")); got != filepath.Join(other, "x") {

@@ -38,6 +38,7 @@
 //
 // A file that exists is continued. If it ends in the middle of a record, after a
 // crash, that record is cut off; if it is no transaction log at all, it is left
-// alone. To know that, a log is read from its beginning, unless it is a long one that was
-// closed in order, which has a mark at its end.
+// alone. To know that, a log is read from its beginning. A long one has a mark at its end
+// if it was closed in order, and need not be read; if it was not, it is set aside as it is,
+// and a new one begins, so that no server waits for a hundred gigabytes after a crash.
 package trlog

@@ -38,6 +38,8 @@ type Config struct {
 	Name string
 	// Open opens the file with [OpenFlags]. It is called at once, and by [Log.Reopen].
 	Open func() (File, error)
+	// SetAside renames the file, which is closed, and returns its new name. Nil cannot do that.
+	SetAside func() (string, error)
 	// Data says that the file begins with SET_DATALOG, so that what is written
 	// follows writes. Each [Tap] has a word of its own in this; where they differ,
 	// settings stand between the records.
@@ -100,7 +102,7 @@ func Open(cfg Config) (*Log, error) {
 	l.timer = time.AfterFunc(time.Hour, l.expired)
 	l.timer.Stop()
 	l.w.log, l.w.name = cfg.Logger, cfg.Name
-	f, fresh, err := open(&cfg, math.MaxInt64)
+	f, fresh, err := open(&cfg, true)
 	if err != nil {
 		return nil, err
 	}
@@ -114,9 +116,33 @@ func Open(cfg Config) (*Log, error) {
 	return l, nil
 }
 
-// open opens the file and looks at what is in it, but reads not much more than so many
-// bytes. It reports whether there is nothing in it.
-func open(cfg *Config, most int64) (f File, fresh bool, err error) {
+// open opens the file and looks at what is in it. It reports whether there is nothing in it.
+// To look at one that is long and was not closed in order takes long, and somebody waits for
+// the server: it is set aside. Where that cannot be it is read if patient is true.
+func open(cfg *Config, patient bool) (f File, fresh bool, err error) {
+	f, fresh, err = begin(cfg, endLength)
+	if !errors.Is(err, errLong) {
+		return f, fresh, err
+	}
+	aside, failed := "", errors.New("nothing can be renamed here")
+	if cfg.SetAside != nil {
+		aside, failed = cfg.SetAside()
+	}
+	switch {
+	case failed == nil:
+		cfg.Logger.Warn("the transaction log was not closed in order, and is too long to be looked through for that; it is kept as it is under another name, and a new one begins", "file", cfg.Name, "kept", aside)
+	case !patient:
+		return nil, false, fmt.Errorf("%w: %w", err, failed)
+	default:
+		cfg.Logger.Warn("the transaction log was not closed in order, and is read from its beginning, which takes long: it cannot be renamed, to begin a new one", "file", cfg.Name, "error", failed)
+		return begin(cfg, math.MaxInt64)
+	}
+	return begin(cfg, endLength)
+}
+
+// begin opens the file and looks at what is in it, but reads not much more than so many
+// bytes.
+func begin(cfg *Config, most int64) (f File, fresh bool, err error) {
 	if f, err = cfg.Open(); err != nil {
 		return nil, false, fmt.Errorf("transaction log: %w", err)
 	}
@@ -133,6 +159,9 @@ func open(cfg *Config, most int64) (f File, fresh bool, err error) {
 
 // errNoLog is returned for a file that somebody may need.
 var errNoLog = errors.New("the file is no transaction log; remove it, or name another one")
+
+// errLong is returned for a file that would have to be read in full.
+var errLong = errors.New("the file that is there now is long and was not closed in order, and is not read while clients wait: rename or remove it, or restart the server")
 
 // repair prepares a log for being continued: half a record at its end is cut off. It fails
 // if it had to read more than so many bytes for that.
@@ -155,7 +184,7 @@ func repair(f File, cfg *Config, most int64) (fresh bool, err error) {
 		return false, errNoLog // without looking for records in all of it
 	}
 	if info.Size() > most {
-		return false, errors.New("the file that is there now is long and was not closed in order, and is not read while clients wait: rename or remove it, or restart the server")
+		return false, errLong
 	}
 	for {
 		rec, err := r.Next()
@@ -236,13 +265,13 @@ func (l *Log) Flush() {
 // Reopen opens the file anew, after somebody has renamed or removed it: records
 // from now on go to the new one. Where the file is the same it does nothing. If
 // it cannot be opened, the log goes on as it was; so it does if there is a long one that was
-// not closed in order. It takes as long as the disk takes.
+// not closed in order, and cannot be set aside. It takes as long as the disk takes.
 func (l *Log) Reopen() error {
 	same, err := l.inPlace()
 	if same || err != nil {
 		return err
 	}
-	f, fresh, err := open(&l.cfg, endLength)
+	f, fresh, err := open(&l.cfg, false)
 	if err != nil {
 		return err
 	}

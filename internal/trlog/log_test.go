@@ -782,6 +782,69 @@ func TestNotRead(t *testing.T) {
 	}
 }
 
+// TestSetAside: a long log that was not closed in order is kept as it is, and a new one
+// begins, at the start and where clients wait. Where it cannot be renamed the start reads it.
+func TestSetAside(t *testing.T) {
+	cfg := openIn(t, "log")
+	cfg.Data = true
+	read := int64(0)
+	open := cfg.Open
+	cfg.Open = func() (File, error) {
+		f, err := open()
+		return &counted{f, &read}, err
+	}
+	var said strings.Builder
+	cfg.Logger = slog.New(slog.NewTextHandler(&said, nil))
+	asides := 0
+	cfg.SetAside = func() (string, error) {
+		asides++
+		name := fmt.Sprint(cfg.Name, asides)
+		return name, os.Rename(cfg.Name, name)
+	}
+	crashed := func() {
+		t.Helper()
+		b := appendRequest(nil, &proto.Request{Command: proto.CmdWrite, Length: endLength})
+		b = append(appendDataLog(nil, true), b...)
+		if err := os.WriteFile(cfg.Name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(cfg.Name, endLength+1); err != nil { // in the middle of the data
+			t.Fatal(err)
+		}
+	}
+	begun := func(what string) {
+		t.Helper()
+		wantEntries(t, cfg.Name, "data true")
+		info, err := os.Stat(fmt.Sprint(cfg.Name, asides))
+		if err != nil || info.Size() != endLength+1 || read > 200<<10 {
+			t.Errorf("%s: the old log: %v, %v; %d bytes were read", what, info, err, read)
+		}
+		if !strings.Contains(said.String(), fmt.Sprint("kept=", cfg.Name, asides)) {
+			t.Errorf("%s: it says %q", what, &said)
+		}
+	}
+	crashed()
+	l := mustOpen(t, cfg)
+	begun("at the start")
+	if err := os.Rename(cfg.Name, cfg.Name+".moved"); err == nil { // not while it is open on Windows
+		crashed()
+		if err := l.Reopen(); err != nil {
+			t.Error(err)
+		}
+		l.Flush()
+		begun("while clients wait")
+	}
+	l.Close()
+
+	crashed()
+	cfg.SetAside = func() (string, error) { return "", fs.ErrPermission }
+	read = 0
+	mustOpen(t, cfg)
+	if info, err := os.Stat(cfg.Name); err != nil || read < endLength || info.Size() >= endLength {
+		t.Errorf("a log that cannot be renamed: %v, %v, %d bytes were read", info, err, read)
+	}
+}
+
 // shut is a File whose Close never returns.
 type shut struct {
 	File
