@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/windows"
 
 	"nbd.example/nbd/block"
+	"nbd.example/nbd/internal/sparse"
 )
 
 var _ block.Extenter = (*File)(nil)
@@ -85,19 +86,15 @@ func (f *File) discardAlign() int64 { return f.align }
 // would be allocated. Where that cannot be they are.
 func (f *File) lockGrowth() error {
 	if f.makesHoles() {
-		f.setSparse()
+		sparse.Prepare(f.f)
 	}
 	return nil
-}
-
-func (f *File) setSparse() error {
-	return f.request("FSCTL_SET_SPARSE", windows.FSCTL_SET_SPARSE, nil, 0)
 }
 
 // punch makes a hole, as far as whole units of the file system go, and zeroes the
 // rest. Only in a sparse file can it be fast, so the file becomes one.
 func (f *File) punch(off, n int64) error {
-	if err := f.setSparse(); err != nil {
+	if err := sparse.Prepare(f.f); err != nil {
 		return unsupported(err)
 	}
 	r := [2]int64{off, off + n} // FILE_ZERO_DATA_INFORMATION

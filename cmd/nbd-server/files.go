@@ -12,6 +12,7 @@ import (
 	"nbd.example/nbd/backend/file"
 	"nbd.example/nbd/block"
 	"nbd.example/nbd/internal/opener"
+	"nbd.example/nbd/internal/sparse"
 	"nbd.example/nbd/layer/cow"
 )
 
@@ -115,7 +116,7 @@ func (o *opening) create(name string) error {
 	if err != nil {
 		return fmt.Errorf("create the file: %w", err)
 	}
-	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+	if err := errors.Join(enlarge(f, size), f.Close()); err != nil {
 		return errors.Join(fmt.Errorf("create %s with %d bytes: %w", name, size, err), o.p.env.open.Remove(name))
 	}
 	o.p.log.Info("created the file", "export", o.x.Name, "file", name, "bytes", size)
@@ -134,7 +135,13 @@ func (o *opening) fill(name string) (err error) {
 		return err
 	}
 	o.p.log.Info("the file is empty, it is given its size", "export", o.x.Name, "file", name, "bytes", o.x.FileSize)
-	return f.Truncate(o.x.FileSize)
+	return enlarge(f, o.x.FileSize)
+}
+
+// enlarge gives an empty file its size, of holes where the file system has them.
+func enlarge(f *os.File, size int64) error {
+	sparse.Prepare(f)
+	return f.Truncate(size)
 }
 
 // temporary makes an empty file of size bytes in the folder of template.
@@ -144,7 +151,7 @@ func temporary(o opener.Opener, template string, size int64) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.Truncate(size); err != nil {
+	if err := enlarge(f, size); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

@@ -39,7 +39,7 @@ var rules = []rule{
 	{path: "server", may: []string{"handshake", "transmission", "proto", "block", "internal", sys, netlink}},
 	{path: "backend", may: []string{"block", "internal", sys}},
 	{path: "backend/remote", may: []string{"block", "client", "internal"}},
-	{path: "layer", may: []string{"block"}},
+	{path: "layer", may: []string{"block", "internal/sparse"}},
 	{path: "chain", may: []string{"block", "internal"}},
 	{path: "chain/core", may: []string{"block", "chain", "backend", "layer"}},
 	{path: "kernel", may: []string{"proto", "internal", sys, netlink}},

@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"syscall"
+
+	"nbd.example/nbd/internal/sparse"
 )
 
 // diff is the file that holds the changed blocks. Where a block is in it is told
@@ -43,6 +45,9 @@ func newDiff(c Config) (*diff, error) {
 			dir = os.TempDir()
 		}
 		return nil, fmt.Errorf("cow: make a file for changes in %q (is it a folder that can be written?): %w", dir, err)
+	}
+	if c.Sparse {
+		sparse.Prepare(f) // where it cannot have holes it only takes more room
 	}
 	d := &diff{f: f, sparse: c.Sparse}
 	if err := os.Remove(f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {

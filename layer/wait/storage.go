@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+
+	"nbd.example/nbd/internal/sparse"
 )
 
 // Storage is what a diff is kept in: a file, but for tests. Its methods may be
@@ -55,6 +57,7 @@ func (c Config) storage() (Storage, error) {
 	if err := lock(f); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	sparse.Prepare(f) // as large as the device; where it cannot have holes its room is taken
 	// The file may be new: what is flushed into it must not lose its name.
 	if dir, err := open(filepath.Dir(c.Diff), os.O_RDONLY, 0); err == nil {
 		err = dir.Sync()

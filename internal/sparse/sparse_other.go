@@ -1,0 +1,7 @@
+//go:build !windows
+
+package sparse
+
+import "os"
+
+func prepare(*os.File) error { return nil }
