@@ -86,6 +86,41 @@ func TestVirtStyle(t *testing.T) {
 	two.Close()
 }
 
+// TestVirtStyleIPv6: the address of an IPv6 client has its short form, as that of the program of
+// the reference, though not of its manual.
+func TestVirtStyleIPv6(t *testing.T) {
+	unixOnly(t)
+	testgate.Requires(t, testgate.Own("", func() string {
+		l, err := net.Listen("tcp", "[::1]:0")
+		if err != nil {
+			return "needs IPv6 on the loopback interface"
+		}
+		l.Close()
+		return ""
+	}))
+	t.Parallel()
+	dir, port := harness.Dir(t), harness.FreePort(t)
+	if err := os.Mkdir(filepath.Join(dir, "::"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("[generic]\nlistenaddr = ::1\nport = %d\n", port)
+	wants := map[string]string{"ipliteral": "512", "iphash": "512", "cidrhash 64": "1024"}
+	harness.Image(t, dir, "::1", make([]byte, 512))
+	harness.Image(t, dir, "::/::1", make([]byte, 1024))
+	for style := range wants {
+		text += fmt.Sprintf("[%s]\nexportname = %s/%%s\nvirtstyle = %s\n", style[:4], dir, style)
+	}
+	config := harness.Image(t, dir, "config", []byte(text))
+	p := harness.Spawn(t, nil, harness.Binary(t), "-n", "-C", config)
+	p.AwaitText("serving")
+	for style, want := range wants {
+		if got := size(t, fmt.Sprintf("nbd://[::1]:%d/%s", port, style[:4])); got != want {
+			t.Errorf("%s: %s bytes, want %s", style, got, want)
+		}
+	}
+	p.Stop()
+}
+
 // TestCommands: prerun makes the file before it is opened, postrun removes it when it
 // is closed, and a prerun that fails refuses.
 func TestCommands(t *testing.T) {
