@@ -67,6 +67,10 @@ func (l *loop) attach(t testing.TB, size int64, flags uint32) string {
 		c := &unix.LoopConfig{Fd: uint32(below.Fd()), Size: l.sector, Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR | flags}}
 		err = unix.IoctlLoopConfigure(int(l.held.Fd()), c)
 		if err == nil {
+			rw := l.held
+			defer rw.Close() // or it would count as another export that writes
+			l.held, err = os.Open(l.path)
+			must(t, err)
 			return l.path
 		}
 		l.detach()
@@ -168,7 +172,7 @@ func TestDiskEdges(t *testing.T) {
 	}
 }
 
-// TestDiskInUse opens a disk that is mounted, or served by another.
+// TestDiskInUse opens a disk that is mounted, or written by another export.
 func TestDiskInUse(t *testing.T) {
 	testgate.Requires(t, testgate.Root(), testgate.Program("mkfs.ext4"))
 	l := newLoop(t, 512)
@@ -176,10 +180,10 @@ func TestDiskInUse(t *testing.T) {
 	if out, err := exec.Command(testgate.Find("mkfs.ext4"), "-q", path).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
 	}
-	refused := func(why string) {
+	refused := func(why, text string) {
 		t.Helper()
 		_, err := file.Open(file.Config{Path: path})
-		want := "open " + path + ": device or resource busy: the disk is mounted or used by something else; unmount it, serve it read-only, or override with the parameter force"
+		want := "open " + path + ": device or resource busy: " + text + ", or override with the parameter force"
 		if !errors.Is(err, syscall.EBUSY) || err.Error() != want {
 			t.Errorf("%s: error %v\nwant %s", why, err, want)
 		}
@@ -191,11 +195,16 @@ func TestDiskInUse(t *testing.T) {
 	if err := unix.Mount(path, dir, "ext4", 0, ""); err != nil {
 		t.Skipf("needs to mount ext4: %v", err)
 	}
-	refused("mounted")
+	const elsewhere = "the disk is mounted or used by something else; unmount it, serve it read-only"
+	reader, err := file.Open(file.Config{Path: path, ReadOnly: true})
+	must(t, err)
+	refused("mounted, and read here", elsewhere)
+	must(t, reader.Close())
+	refused("mounted", elsewhere)
 	must(t, unix.Unmount(dir, 0))
 	f, err := file.Open(file.Config{Path: path})
 	must(t, err)
-	refused("served")
+	refused("served", "another export of this server writes to the disk; serve one of them read-only")
 	g, err := file.Open(file.Config{Path: path, Force: true})
 	must(t, err)
 	must(t, g.Close())

@@ -41,10 +41,12 @@
 // # Exclusive use
 //
 // On Linux a block device that is opened for writing is claimed (O_EXCL), which
-// fails while it is mounted or part of something else. A regular file is locked
+// fails while it is mounted, part of something else, or opened for writing a
+// second time. A regular file is locked
 // the way QEMU's programs lock images, so that an image that a virtual machine
-// holds is refused, and a virtual machine refuses an image that is served for
-// writing. Several servers may serve one image, as with qemu-nbd.
+// writes is refused, also for reading, which QEMU's programs allow for raw images;
+// and a virtual machine refuses an image that is served for writing. Several
+// servers may serve one image, as with qemu-nbd.
 //
 // macOS takes the same locks. On Windows the modes of sharing that files are
 // opened with come to the same; a volume is locked and dismounted to be written,

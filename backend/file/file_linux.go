@@ -53,6 +53,8 @@ func (f *File) openFlags() int {
 
 func (f *File) explainOpen(err error) error {
 	switch {
+	case f.device && errors.Is(err, unix.EBUSY) && f.writtenHere():
+		return fmt.Errorf("%w: another export of this server writes to the disk; serve one of them read-only, or override with the parameter force", err)
 	case f.device && errors.Is(err, unix.EBUSY):
 		return fmt.Errorf("%w: the disk is mounted or used by something else; unmount it, serve it read-only, or override with the parameter force", err)
 	case f.config.Direct && errors.Is(err, unix.EINVAL):

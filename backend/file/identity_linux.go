@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -30,6 +32,31 @@ func (f *File) ownSysfs() sysfs {
 		return "/nonexistent/"
 	}
 	return sysfs(fmt.Sprintf("/sys/dev/block/%d:%d/", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))))
+}
+
+// writtenHere reports whether this process has the disk open for writing. It is for
+// the message alone.
+func (f *File) writtenHere() bool {
+	info, err := f.config.Stat(f.config.Path)
+	if err != nil {
+		return false
+	}
+	disk, ok := info.Sys().(*syscall.Stat_t)
+	open, err := os.ReadDir("/proc/self/fd")
+	if !ok || err != nil {
+		return false
+	}
+	for _, e := range open {
+		var st unix.Stat_t
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != disk.Rdev {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err == nil && flags&unix.O_ACCMODE == unix.O_RDWR {
+			return true
+		}
+	}
+	return false
 }
 
 // attribute returns the text of an attribute, or "" if there is none.

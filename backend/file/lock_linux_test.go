@@ -98,24 +98,49 @@ func TestRefusedByLock(t *testing.T) {
 			t.Errorf("QEMU has locked %v, not %d", held, at)
 		}
 	}
-	_, err := file.Open(file.Config{Path: path})
-	if err == nil || err.Error() != "open "+path+": "+inUse || !errors.Is(err, syscall.EBUSY) {
-		t.Errorf("error %v", err)
+	for _, readOnly := range []bool{false, true} {
+		_, err := file.Open(file.Config{Path: path, ReadOnly: readOnly})
+		if err == nil || err.Error() != "open "+path+": "+inUse || !errors.Is(err, syscall.EBUSY) {
+			t.Errorf("read-only %t: error %v", readOnly, err)
+		}
+		if got := locks(t, path); !slices.Equal(got, held) {
+			t.Errorf("read-only %t: locked are %v after a failed opening, %v before", readOnly, got, held)
+		}
+		f, err := file.Open(file.Config{Path: path, ReadOnly: readOnly, Force: true})
+		must(t, err)
+		must(t, f.Close())
 	}
-	if got := locks(t, path); !slices.Equal(got, held) {
-		t.Errorf("locked are %v after a failed opening, %v before", got, held)
-	}
-	f, err := file.Open(file.Config{Path: path, Force: true})
-	must(t, err)
-	must(t, f.Close())
-	// Reading is something that a virtual machine shares.
-	f, err = file.Open(file.Config{Path: path, ReadOnly: true})
-	must(t, err)
-	must(t, f.Close())
 	release()
-	f, err = file.Open(file.Config{Path: path})
+	f, err := file.Open(file.Config{Path: path})
 	must(t, err)
 	must(t, f.Close())
+}
+
+// TestReadWithOthers reads what another server writes, and what a virtual machine
+// reads.
+func TestReadWithOthers(t *testing.T) {
+	path := qcow2(t)
+	read := func() {
+		t.Helper()
+		f, err := file.Open(file.Config{Path: path, ReadOnly: true})
+		must(t, err)
+		must(t, f.Close())
+	}
+	f, err := file.Open(file.Config{Path: path})
+	must(t, err)
+	read()
+	must(t, f.Close())
+	release := hold(t, "-f", "raw", path) // as another server: it shares all
+	if got := locks(t, path); !slices.Equal(got, []int64{100, 101}) {
+		t.Errorf("QEMU has locked %v", got)
+	}
+	read()
+	release()
+	hold(t, "-r", "-f", "qcow2", path)
+	if got := locks(t, path); !slices.Contains(got, 201) || slices.Contains(got, 101) {
+		t.Errorf("QEMU has locked %v", got)
+	}
+	read()
 }
 
 // TestRefusesByLock has QEMU's programs open what is served.

@@ -24,10 +24,19 @@ const (
 // lock takes the locks of one who reads, or reads and writes, and shares
 // everything. It fails where another does not share what is needed.
 func (f *File) lock() error {
-	if f.config.ReadOnly {
-		return f.hold(permRead)
+	if !f.config.ReadOnly {
+		return f.hold(permRead, permWrite)
 	}
-	return f.hold(permRead, permWrite)
+	if err := f.hold(permRead); err != nil {
+		return err
+	}
+	// QEMU lets others read an image of which it has no format to guard, but what
+	// they read is a file system that changes below them. Who writes and shares
+	// that with nobody is a virtual machine; another server shares it.
+	if !f.device && f.held(lockHeld+permWrite) && f.held(lockUnshared+permWrite) {
+		return f.inUse()
+	}
+	return nil
 }
 
 // lockGrowth fails where another relies on the size. It takes no lock: growing is
