@@ -88,6 +88,10 @@ func Run(t *testing.T, x Target) {
 	}
 }
 
+// PowerCut runs that part of the suite alone which cuts the power, for what is too slow
+// for all of it.
+func PowerCut(t *testing.T, x Target) { x.try(t, check{"PowerCut", checkPowerCut}) }
+
 func (x Target) try(t *testing.T, c check) {
 	err := c.run(newRun(t, x))
 	if reason := new(skip); errors.As(err, reason) {

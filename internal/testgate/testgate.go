@@ -12,8 +12,8 @@
 // nobody sees, so a machine that is meant to run everything says so in the
 // environment: NBD_TEST_MUST_RUN=peers,root makes each skip for a missing program,
 // or for want of root's rights, a failure. The words are those of the needs below:
-// peers, root, linux, fuse, files, vm for virtual machines, and wine for programs
-// that were built for Windows; "all" stands for them all.
+// peers, root, linux, fuse, loop, files, vm for virtual machines, and wine for
+// programs that were built for Windows; "all" stands for them all.
 //
 // Tests that take long wait to be asked: [Asked]("soak") skips unless NBD_TEST_RUN
 // names soak. That skip is never a failure.
@@ -157,6 +157,18 @@ func Fuse() Need {
 		if Find("fusermount3") == "" {
 			return "needs the program fusermount3"
 		}
+		return ""
+	}}
+}
+
+// Loop needs loop devices: disks that are made of files. Its kind is "loop".
+func Loop() Need {
+	return Need{"loop", func() string {
+		f, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+		if err != nil {
+			return "needs loop devices: " + err.Error()
+		}
+		f.Close()
 		return ""
 	}}
 }

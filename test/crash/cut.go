@@ -184,8 +184,11 @@ func (w *World) Cuts(rnd *rand.Rand, each func(*Cut) bool) {
 	}
 }
 
-// Now returns the machine after a cut at this moment.
+// Now returns the machine after a cut at this moment. The world itself goes on: what
+// does not know of the cut may use it still.
 func (w *World) Now(rnd *rand.Rand) *World {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	s := w.start.clone()
 	w.adopt(s)
 	for _, e := range w.events {

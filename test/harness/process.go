@@ -262,3 +262,23 @@ func FreePort(t testing.TB) int {
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
 }
+
+// AwaitFile waits until a file is there, or the process that should make it ends.
+func AwaitFile(t testing.TB, p *Process, path string) {
+	t.Helper()
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	limit := time.After(startLimit)
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		select {
+		case <-p.Exited():
+			t.Fatalf("the program ended before %s was there:\n%s", path, p.Log())
+		case <-limit:
+			t.Fatalf("no %s", path)
+		case <-again.C:
+		}
+	}
+}

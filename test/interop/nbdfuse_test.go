@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"nbd.example/nbd/internal/testgate"
 	"nbd.example/nbd/test/harness"
@@ -30,7 +29,7 @@ func TestNbdfuse(t *testing.T) {
 		}
 	}
 	t.Cleanup(unmount)
-	awaitFile(t, p, file)
+	harness.AwaitFile(t, p, file)
 
 	harness.Same(t, file, d.data)
 	patch := harness.Random(21, 100_000)
@@ -53,24 +52,4 @@ func TestNbdfuse(t *testing.T) {
 	}
 	copy(d.data[3*mib-50_001:], patch)
 	harness.Same(t, d.image, d.data)
-}
-
-// awaitFile waits until a file is there, or the process that should make it ends.
-func awaitFile(t *testing.T, p *harness.Process, path string) {
-	t.Helper()
-	again := time.NewTicker(5 * time.Millisecond)
-	defer again.Stop()
-	limit := time.After(30 * time.Second)
-	for {
-		if _, err := os.Stat(path); err == nil {
-			return
-		}
-		select {
-		case <-p.Exited():
-			t.Fatalf("the program ended before %s was there:\n%s", path, p.Log())
-		case <-limit:
-			t.Fatalf("no %s", path)
-		case <-again.C:
-		}
-	}
 }
