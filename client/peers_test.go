@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"nbd.example/nbd/client"
+	"nbd.example/nbd/internal/testgate"
 )
 
 // A peer is a server by others, as installed on this machine.
@@ -27,10 +28,10 @@ type peer struct {
 
 var peers = []peer{
 	{name: "nbdkit", start: func(t testing.TB, dir, socket string, size int64) *exec.Cmd {
-		return exec.Command("nbdkit", "-f", "--exit-with-parent", "-U", socket, "memory", fmt.Sprint(size))
+		return exec.Command(testgate.Find("nbdkit"), "-f", "--exit-with-parent", "-U", socket, "memory", fmt.Sprint(size))
 	}},
 	{name: "qemu-nbd", start: func(t testing.TB, dir, socket string, size int64) *exec.Cmd {
-		return exec.Command("qemu-nbd", "-f", "raw", "-t", "-x", "", "-e", "0", "--discard=unmap", "-k", socket, image(t, dir, size))
+		return exec.Command(testgate.Find("qemu-nbd"), "-f", "raw", "-t", "-x", "", "-e", "0", "--discard=unmap", "-k", socket, image(t, dir, size))
 	}},
 	{name: "nbd-server", once: true, noStructured: true, noStatus: true, start: func(t testing.TB, dir, socket string, size int64) *exec.Cmd {
 		config := filepath.Join(dir, "config")
@@ -38,7 +39,7 @@ var peers = []peer{
 		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return exec.Command("nbd-server", "-C", config, "-d")
+		return exec.Command(testgate.Find("nbd-server"), "-C", config, "-d")
 	}},
 }
 
@@ -56,6 +57,7 @@ func image(t testing.TB, dir string, size int64) string {
 // serve starts the peer and returns where it listens.
 func (p *peer) serve(t testing.TB, size int64) (uri string, stop func()) {
 	t.Helper()
+	testgate.Requires(t, testgate.Program(p.name))
 	dir := tempDir(t)
 	socket := filepath.Join(dir, "s")
 	stop = listen(t, socket, p.start(t, dir, socket, size))
@@ -66,13 +68,10 @@ func (p *peer) serve(t testing.TB, size int64) (uri string, stop func()) {
 }
 
 // listen starts a server and waits until its socket is there. It does not try
-// to connect: nbd-server, in the foreground, serves one connection only. It skips the test if the
-// program is not installed. The server ends with stop or with the test.
+// to connect: nbd-server, in the foreground, serves one connection only. The server ends
+// with stop or with the test.
 func listen(t testing.TB, socket string, cmd *exec.Cmd) (stop func()) {
 	t.Helper()
-	if cmd.Err != nil {
-		t.Skipf("needs a program that is not installed: %v", cmd.Err)
-	}
 	log, err := os.Create(socket + ".log") // not a pipe, which a child in the background would hold open
 	if err != nil {
 		t.Fatal(err)

@@ -31,10 +31,7 @@ type loop struct {
 
 func newLoop(t testing.TB, sector uint32) *loop {
 	t.Helper()
-	testgate.Requires(t, testgate.Root())
-	if _, err := os.Stat("/dev/loop-control"); err != nil {
-		t.Skipf("needs loop devices: %v", err)
-	}
+	testgate.Requires(t, testgate.Root(), testgate.Loop())
 	l := &loop{dir: onDisk(t), sector: sector}
 	t.Cleanup(l.detach)
 	return l
@@ -192,9 +189,7 @@ func TestDiskInUse(t *testing.T) {
 		must(t, f.Close())
 	}
 	dir := t.TempDir()
-	if err := unix.Mount(path, dir, "ext4", 0, ""); err != nil {
-		t.Skipf("needs to mount ext4: %v", err)
-	}
+	must(t, unix.Mount(path, dir, "ext4", 0, ""))
 	const elsewhere = "the disk is mounted or used by something else; unmount it, serve it read-only"
 	reader, err := file.Open(file.Config{Path: path, ReadOnly: true})
 	must(t, err)

@@ -19,55 +19,12 @@ import (
 	"nbd.example/nbd/internal/testgate"
 )
 
-// magic returns the kind of the file system that dir is on.
-func magic(t testing.TB, dir string) uint32 {
-	t.Helper()
-	var s unix.Statfs_t
-	must(t, unix.Statfs(dir, &s))
-	return uint32(s.Type)
-}
-
-// tmpfs returns a folder in memory.
-func tmpfs(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "file")
-	if err != nil {
-		t.Skipf("needs a tmpfs at /dev/shm: %v", err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if magic(t, dir) != unix.TMPFS_MAGIC {
-		t.Skip("needs a tmpfs at /dev/shm")
-	}
-	return dir
-}
-
-// onDisk returns a folder on a file system that can do everything.
-func onDisk(t testing.TB) string {
-	t.Helper()
-	for _, dir := range []string{t.TempDir(), "/var/tmp"} {
-		switch magic(t, dir) {
-		case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
-			dir, err := os.MkdirTemp(dir, "file")
-			must(t, err)
-			t.Cleanup(func() { os.RemoveAll(dir) })
-			return dir
-		}
-	}
-	t.Skip("needs ext4, xfs or btrfs at the folder for temporary files or at /var/tmp")
-	return ""
-}
-
-// poor returns a folder on a file system that cannot even make holes.
-func poor(t testing.TB) string {
-	t.Helper()
-	testgate.Requires(t, testgate.Root())
-	dir := t.TempDir()
-	if err := unix.Mount("none", dir, "ramfs", 0, ""); err != nil {
-		t.Skipf("needs to mount a file system in memory: %v", err)
-	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
-}
+// The places that differ.
+var (
+	tmpfs  = testgate.MemoryDir
+	onDisk = testgate.DiskDir // can do everything
+	poor   = func(t testing.TB) string { return testgate.Mounted(t, "ramfs", "") }
+)
 
 func TestConformanceLinux(t *testing.T) {
 	for _, x := range []struct {
@@ -321,9 +278,7 @@ func TestImmutable(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	const immutable = 0x10 // FS_IMMUTABLE_FL
-	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, immutable); err != nil {
-		t.Skipf("needs a file system with immutable files: %v", err)
-	}
+	must(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, immutable))
 	defer unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, 0)
 	_, err = file.Open(file.Config{Path: path})
 	if !errors.Is(err, syscall.EPERM) || err.Error() != "open "+path+": operation not permitted: it cannot be opened for writing; serve it read-only, or change its permissions" {

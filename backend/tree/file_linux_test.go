@@ -9,27 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nbd.example/nbd/block"
+	"nbd.example/nbd/internal/testgate"
 )
-
-// memory returns a folder in memory.
-func memory(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "tree")
-	if err != nil {
-		t.Skipf("needs a tmpfs at /dev/shm: %v", err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	var sys unix.Statfs_t
-	if err := unix.Statfs(dir, &sys); err != nil || uint32(sys.Type) != unix.TMPFS_MAGIC {
-		t.Skip("needs a tmpfs at /dev/shm")
-	}
-	return dir
-}
 
 // TestMemory answers in place on a file system that lives in memory, also when the file of a
 // block must be opened, and takes no memory for it when it is open.
 func TestMemory(t *testing.T) {
-	dir := memory(t)
+	dir := testgate.MemoryDir(t)
 	b, err := Open(Config{Path: filepath.Join(dir, "tree"), Size: 8 << 20, MaxOpen: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +85,7 @@ func TestUnknown(t *testing.T) {
 // TestElsewhere has a tree in memory of which one folder lies on another file system, behind a
 // link. What is there may wait, and is made stable with the rest.
 func TestElsewhere(t *testing.T) {
-	tree, s, d := openLinked(t, memory(t), t.TempDir())
+	tree, s, d := openLinked(t, testgate.MemoryDir(t), testgate.DiskDir(t))
 	p := make([]byte, BlockSize)
 	p[0] = 'w'
 	for _, b := range []int64{0, fan} {
@@ -139,7 +125,7 @@ func TestElsewhere(t *testing.T) {
 
 // TestLinkToMemory has a tree on a disk of which one folder lies in memory.
 func TestLinkToMemory(t *testing.T) {
-	_, _, d := openLinked(t, t.TempDir(), memory(t))
+	_, _, d := openLinked(t, testgate.DiskDir(t), testgate.MemoryDir(t))
 	p := make([]byte, 1)
 	for _, b := range []int64{0, fan} {
 		write(t, d, b, 'x')
@@ -160,7 +146,7 @@ func openLinked(t *testing.T, dir, other string) (*Tree, *system, *block.Device)
 		t.Fatal(err)
 	}
 	if a.Dev == b.Dev {
-		t.Skip("needs a tmpfs at /dev/shm, and another file system for temporary files")
+		t.Fatal("both folders are on one file system")
 	}
 	if err := os.Symlink(other, filepath.Join(dir, "TREE0001")); err != nil {
 		t.Fatal(err)
@@ -184,7 +170,7 @@ func openLinked(t *testing.T, dir, other string) (*Tree, *system, *block.Device)
 
 // TestLease has a file that somebody else has a lease on, which takes time to end.
 func TestLease(t *testing.T) {
-	s := newSystem(Config{Path: memory(t)})
+	s := newSystem(Config{Path: testgate.MemoryDir(t)})
 	if err := s.Open(s.config.Path); err != nil {
 		t.Fatal(err)
 	}
@@ -197,11 +183,11 @@ func TestLease(t *testing.T) {
 	defer holder.Close()
 	f := s.OpenNow(name, os.O_RDWR)
 	if f == nil {
-		t.Skip("files are not opened in place here")
+		t.Fatal("not opened in place")
 	}
 	f.Close()
 	if _, err := unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
-		t.Skipf("no lease: %v", err)
+		t.Fatal(err)
 	}
 	if s.OpenNow(name, os.O_RDWR) != nil {
 		t.Error("opened without waiting")

@@ -15,6 +15,9 @@
 // peers, root, linux, fuse, loop, files, vm for virtual machines, and wine for
 // programs that were built for Windows; "all" stands for them all.
 //
+// [DiskDir], [MemoryDir] and [Mounted] are folders on file systems that a test needs.
+// They are made where the machine has none, if the test may do that.
+//
 // Tests that take long wait to be asked: [Asked]("soak") skips unless NBD_TEST_RUN
 // names soak. That skip is never a failure.
 //
