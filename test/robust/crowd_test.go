@@ -13,7 +13,7 @@ import (
 // TestIdleConnections holds 5,000 connections that have worked and now rest.
 func TestIdleConnections(t *testing.T) {
 	testgate.Requires(t, testgate.Linux(), testgate.Files(2*crowd))
-	for _, network := range []string{"unix", "tcp"} {
+	for _, network := range networks {
 		t.Run(network, func(t *testing.T) { idleConnections(t, network) })
 	}
 }
@@ -58,23 +58,27 @@ func idleConnections(t *testing.T, network string) {
 // TestConnects connects and disconnects, in every way there is, and looks for leaks.
 func TestConnects(t *testing.T) {
 	testgate.Requires(t, testgate.Linux())
-	connects(t, 5000)
+	for _, network := range networks {
+		t.Run(network, func(t *testing.T) { connects(t, network, 5000) })
+	}
 }
 
-// TestSoakConnects does it for long.
+// TestSoakConnects does it 100,000 times.
 func TestSoakConnects(t *testing.T) {
 	testgate.Requires(t, testgate.Linux(), testgate.Asked("soak"))
-	connects(t, 100_000)
+	for _, network := range networks {
+		t.Run(network, func(t *testing.T) { connects(t, network, 50_000) })
+	}
 }
 
 // connects connects n times, from several goroutines.
-func connects(t *testing.T, n int) {
+func connects(t *testing.T, network string, n int) {
 	t.Helper()
 	data := harness.Random(11, 4*mib)
 	s := serve(t, data)
 	visit := func(from, to int) error {
 		for i := from; i < to; i++ {
-			c := &raw{Conn: s.Dial(quiet{t})}
+			c := connectBy(quiet{t}, s, network)
 			err := leave(c, i, data)
 			c.Close()
 			if err != nil {

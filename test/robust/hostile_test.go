@@ -1,6 +1,7 @@
 package robust
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -24,8 +25,8 @@ func TestHostileBytes(t *testing.T) {
 	for _, c := range hostile() {
 		t.Run(c.name, func(t *testing.T) {
 			conn := connect(t, s)
-			if c.transmission {
-				if err := conn.negotiate("disk"); err != nil {
+			if c.transmission { // where what is written stays with the connection
+				if err := conn.negotiateWith("cow", c.options...); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -50,6 +51,7 @@ type hostileCase struct {
 	name         string
 	transmission bool // after the handshake
 	text         []byte
+	options      []proto.Option // agreed on in the handshake
 }
 
 func hostile() []hostileCase {
@@ -62,19 +64,19 @@ func hostile() []hostileCase {
 		manyOptions = append(manyOptions, option(0x4242, []byte("what is this"))...)
 	}
 	cases := []hostileCase{
-		{"nothing", false, nil},
-		{"another protocol", false, []byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")},
-		{"unknown client flags", false, []byte{0xff, 0xff, 0xff, 0xff}},
-		{"an option of 4 GiB", false, hugeOption},
-		{"a name of 4 GiB", false, nested},
-		{"5,000 unknown options", false, manyOptions},
-		{"wrong magic of an option", false, append(append([]byte{}, flags...), make([]byte, 64)...)},
-		{"wrong magic of a request", true, make([]byte, 28)},
-		{"a write of 4 GiB", true, request(proto.CmdWrite, 1, 0, 0xffffffff, nil)},
-		{"a read of 4 GiB", true, request(proto.CmdRead, 1, 0, 0xffffffff, nil)},
-		{"a block status of nothing", true, request(proto.CmdBlockStatus, 1, 0, 0, nil)},
-		{"an unknown command", true, request(0x77, 1, 0, 512, nil)},
-		{"a write past the end", true, request(proto.CmdWrite, 1, 1<<63, 512, make([]byte, 512))},
+		{"nothing", false, nil, nil},
+		{"another protocol", false, []byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"), nil},
+		{"unknown client flags", false, []byte{0xff, 0xff, 0xff, 0xff}, nil},
+		{"an option of 4 GiB", false, hugeOption, nil},
+		{"a name of 4 GiB", false, nested, nil},
+		{"5,000 unknown options", false, manyOptions, nil},
+		{"wrong magic of an option", false, append(append([]byte{}, flags...), make([]byte, 64)...), nil},
+		{"wrong magic of a request", true, make([]byte, 28), nil},
+		{"a write of 4 GiB", true, request(proto.CmdWrite, 1, 0, 0xffffffff, nil), nil},
+		{"a read of 4 GiB", true, request(proto.CmdRead, 1, 0, 0xffffffff, nil), nil},
+		{"a block status of nothing", true, request(proto.CmdBlockStatus, 1, 0, 0, nil), nil},
+		{"an unknown command", true, request(0x77, 1, 0, 512, nil), nil},
+		{"a write past the end", true, request(proto.CmdWrite, 1, 1<<63, 512, make([]byte, 512)), nil},
 	}
 	r := rand.New(rand.NewPCG(1, 2))
 	for i := range 20 {
@@ -85,7 +87,54 @@ func hostile() []hostileCase {
 		if i%3 == 0 { // get a little further
 			copy(p, append(flags, "IHAVEOPT"...))
 		}
-		cases = append(cases, hostileCase{"random bytes", i%2 == 0, p})
+		cases = append(cases, hostileCase{"random bytes", i%2 == 0, p, nil})
+	}
+	return append(cases, hostileChunks()...)
+}
+
+// hostileChunks are for sessions with structured replies, and with extended headers.
+func hostileChunks() (cases []hostileCase) {
+	structured, extended := []proto.Option{proto.OptStructuredReply}, []proto.Option{proto.OptExtendedHeaders}
+	add := func(name string, options []proto.Option, text []byte) {
+		cases = append(cases, hostileCase{name, true, text, options})
+	}
+	// wide makes an extended request.
+	wide := func(cmd proto.Command, f proto.CommandFlags, off, length uint64, payload []byte) []byte {
+		return append(proto.AppendExtendedRequest(nil, &proto.Request{Command: cmd, Flags: f, Cookie: 1, Offset: off, Length: length}), payload...)
+	}
+	filter := proto.AppendStatusFilter(nil, &proto.StatusFilter{Length: 4096, Contexts: []uint32{0xffffffff, 0, 1, 0xfffffffe}})
+	odd := append(bytes.Clone(filter), 1, 2, 3)
+	many := bytes.Repeat(filter, 2000)
+
+	add("structured, a block status of 4 GiB", structured, request(proto.CmdBlockStatus, 1, 0, 0xffffffff, nil))
+	add("structured, a block status past the end", structured, request(proto.CmdBlockStatus, 1, 1<<63, 512, nil))
+	add("structured, a block status around the end", structured, request(proto.CmdBlockStatus, 1, 1<<64-256, 512, nil))
+	add("structured, 5,000 block statuses", structured, bytes.Repeat(request(proto.CmdBlockStatus, 1, 0, 8*mib, nil), 5000))
+	add("structured, a read of 4 GiB", structured, request(proto.CmdRead, 1, 0, 0xffffffff, nil))
+	add("structured, an extended request", structured, wide(proto.CmdBlockStatus, 0, 0, 512, nil))
+	add("extended, a block status of 2^64-1", extended, wide(proto.CmdBlockStatus, 0, 0, 1<<64-1, nil))
+	add("extended, a block status around the end", extended, wide(proto.CmdBlockStatus, 0, 1<<64-256, 512, nil))
+	add("extended, a trim of 2^64-1", extended, wide(proto.CmdTrim, 0, 1, 1<<64-1, nil))
+	add("extended, a write of 2^63", extended, wide(proto.CmdWrite, proto.CmdFlagPayloadLen, 0, 1<<63, make([]byte, 4096)))
+	add("extended, a filter of contexts that are not there", extended, wide(proto.CmdBlockStatus, proto.CmdFlagPayloadLen, 0, uint64(len(filter)), filter))
+	add("extended, a filter of an odd length", extended, wide(proto.CmdBlockStatus, proto.CmdFlagPayloadLen, 0, uint64(len(odd)), odd))
+	add("extended, a filter of 3 bytes", extended, wide(proto.CmdBlockStatus, proto.CmdFlagPayloadLen, 0, 3, []byte{1, 2, 3}))
+	add("extended, a filter of 4 GiB", extended, wide(proto.CmdBlockStatus, proto.CmdFlagPayloadLen, 0, 1<<32, filter))
+	add("extended, a filter of thousands", extended, wide(proto.CmdBlockStatus, proto.CmdFlagPayloadLen, 0, uint64(len(many)), many))
+	add("extended, a payload for a flush", extended, wide(proto.CmdFlush, proto.CmdFlagPayloadLen, 0, 4096, make([]byte, 4096)))
+	add("extended, a compact request", extended, append(request(proto.CmdBlockStatus, 1, 0, 512, nil), make([]byte, 64)...))
+	r := rand.New(rand.NewPCG(3, 4))
+	for i := range 20 {
+		p := make([]byte, 1+r.IntN(5000))
+		for j := range p {
+			p[j] = byte(r.Uint32())
+		}
+		head := wide(proto.Command(r.IntN(9)), proto.CommandFlags(r.IntN(64)), uint64(r.IntN(1<<24)), uint64(r.IntN(len(p)+1)), nil)
+		options := extended
+		if i%2 == 0 {
+			options, head = structured, request(proto.Command(r.IntN(9)), 1, uint64(r.IntN(1<<24)), uint32(r.IntN(len(p)+1)), nil)
+		}
+		add("random bytes behind a request", options, append(head, p...))
 	}
 	return cases
 }

@@ -97,10 +97,32 @@ func goData(export string) []byte {
 
 // negotiate goes through the whole handshake.
 func (c *raw) negotiate(export string) error {
+	return c.negotiateWith(export)
+}
+
+// negotiateWith does so after an option without data that the server must agree to, and
+// a choice of base:allocation.
+func (c *raw) negotiateWith(export string, options ...proto.Option) error {
 	if err := c.greet(); err != nil {
 		return err
 	}
-	if _, err := c.Write(option(proto.OptGo, goData(export))); err != nil {
+	for _, o := range options {
+		if err := c.ask(o, nil); err != nil {
+			return err
+		}
+	}
+	if len(options) > 0 {
+		q := &proto.MetaContextRequest{Export: export, Queries: []string{"base:allocation"}}
+		if err := c.ask(proto.OptSetMetaContext, proto.AppendMetaContextRequest(nil, q)); err != nil {
+			return err
+		}
+	}
+	return c.ask(proto.OptGo, goData(export))
+}
+
+// ask sends an option and waits until the server has agreed.
+func (c *raw) ask(o proto.Option, data []byte) error {
+	if _, err := c.Write(option(o, data)); err != nil {
 		return err
 	}
 	for {
@@ -111,7 +133,7 @@ func (c *raw) negotiate(export string) error {
 		case typ == proto.RepAck:
 			return nil
 		case typ.IsError():
-			return fmt.Errorf("refused by %v: %q", typ, data)
+			return fmt.Errorf("%v is refused by %v: %q", o, typ, data)
 		case typ == proto.RepInfo && len(data) == 12 && data[1] == byte(proto.InfoExport):
 			c.size = binary.BigEndian.Uint64(data[2:])
 			c.flags = proto.TransmissionFlags(binary.BigEndian.Uint16(data[10:]))
