@@ -311,3 +311,59 @@ func TestControlChangeFails(t *testing.T) {
 	}
 	p.stop()
 }
+
+// TestControlChangeKeepsKeys: what a change does not name stays, also where it is of a port,
+// of TLS or of commands.
+func TestControlChangeKeepsKeys(t *testing.T) {
+	dir := harness.Dir(t)
+	a := harness.NewAuthority(t, dir, "ca")
+	write(t, dir, "c.conf", "[generic]\nunixsock = s\noldstyle = true\n"+harness.ServerLines(a.Issue(t, "server", "server", "localhost"), "")+strings.ReplaceAll(`
+[old]
+exportname = memory:1M
+port = 0
+listenaddr = 127.0.0.1
+[tls]
+exportname = memory:1M
+force_tls = true
+[hooks]
+exportname = memory:1M
+prerun = touch DIR/before
+postrun = touch DIR/after
+prerun_timeout = 50
+transactionlog = log
+datalog = true
+timeout = 100
+`, "DIR", dir))
+	p := launch(t, dir, nil, "-n", "-C", "c.conf", "--control=ctl")
+	p.await("serving exports=3")
+	for _, name := range []string{"old", "tls", "hooks"} {
+		for _, limit := range []string{"2", "3", ""} {
+			var c control.Changes
+			ask(t, filepath.Join(dir, "ctl"), control.Request{Op: control.OpChange, Export: name, Keys: map[string]string{"maxconnections": limit}}, &c)
+			if len(c.Changed) != 1 || c.Changed[0] != name {
+				t.Errorf("%s, %q: %+v", name, limit, c)
+			}
+		}
+	}
+	var list []control.Export
+	ask(t, filepath.Join(dir, "ctl"), control.Request{Op: control.OpList}, &list)
+	for _, x := range list {
+		if x.TLS != (x.Name == "tls") {
+			t.Errorf("%+v", x)
+		}
+	}
+	c := mustConnect(t, harness.UnixURI(filepath.Join(dir, "s"), "hooks"))
+	if err := c.WriteAt(t.Context(), []byte("written"), 0, block.FUA); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	p.stop()
+	for _, name := range []string{"before", "after"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Errorf("a command was not run: %v", err)
+		}
+	}
+	if !strings.Contains(printed(t, filepath.Join(dir, "log")), "NBD_CMD_WRITE") {
+		t.Error("nothing was logged")
+	}
+}
