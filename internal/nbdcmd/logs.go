@@ -80,7 +80,7 @@ The log must hold what was written (the key datalog). Changes that the server ha
 	flags.Uint64VarP(&f.size, "block-size", "b", 512, "what --max-blocks counts: blocks of so many `BYTES`")
 	flags.BoolVar(&f.flush, "flush", false, "make changes stable where the clients did, and not only at the end")
 	flags.BoolVarP(&f.force, "force", "f", false, "go on where records are missing")
-	flags.BoolVarP(&f.verbose, "verbose", "v", false, "print each change")
+	flags.BoolVarP(&f.verbose, "verbose", "v", false, "print each change; with --json, to standard error")
 	flags.BoolVar(&f.json, "json", false, "print what was done as a JSON object")
 	return command(c)
 }
@@ -104,8 +104,12 @@ func play(cmd *cobra.Command, args []string, f *playFlags) error {
 	out := cmd.OutOrStdout()
 	cfg := trlog.PlayConfig{Blocks: f.blocks, BlockSize: f.size, Flush: f.flush, Force: f.force}
 	if f.verbose {
+		each := out
+		if f.json { // which has standard output for itself
+			each = cmd.ErrOrStderr()
+		}
 		cfg.Each = func(r *trlog.Record) {
-			fmt.Fprintf(out, "at %d: %v of %d bytes at %d\n", r.At, r.Request.Command, r.Request.Length, r.Request.Offset)
+			fmt.Fprintf(each, "at %d: %v of %d bytes at %d\n", r.At, r.Request.Command, r.Request.Length, r.Request.Offset)
 		}
 	}
 	done, err := trlog.Play(cmd.Context(), dev, log, cfg)
