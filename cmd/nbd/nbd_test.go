@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,7 +90,7 @@ func TestUsage(t *testing.T) {
 	refused(t, 1, "is no number of a connection", "ctl", "close", "x")
 	refused(t, 1, "--timeout is 0s", "ctl", "remove", "x", "--timeout=0")
 	nowhere := filepath.Join(t.TempDir(), "c")
-	refused(t, 1, "there is no control socket at "+nowhere+": start nbd-server with --control", "ctl", "list", "-s", nowhere)
+	refused(t, 5, "there is no control socket at "+nowhere+": start nbd-server with --control", "ctl", "list", "-s", nowhere)
 	refused(t, 1, "no such file", "trdump", filepath.Join(t.TempDir(), "log"))
 	refused(t, 1, "--block-size is 0", "trplay", "-b", "0", "x", "y")
 }
@@ -175,13 +176,18 @@ func TestCtl(t *testing.T) {
 	if out := must(t, "ctl", "connections"); !strings.Contains(out, "4.0K") || strings.Count(out, "\n") != 2 {
 		t.Errorf("connections prints\n%s", out)
 	}
-	must(t, "ctl", "close", fmt.Sprint(conns[0].ID))
+	// A word that is no number is found before anything is closed; one that is not there is
+	// no reason to leave the others.
+	refused(t, 1, `"x" is no number of a connection`, "ctl", "close", fmt.Sprint(conns[0].ID), "x")
+	if err := c.Flush(t.Context()); err != nil {
+		t.Errorf("a command line with a mistake has closed a connection: %v", err)
+	}
+	refused(t, 3, "there is no such connection: 999", "ctl", "close", "999", fmt.Sprint(conns[0].ID))
 	if err := c.Flush(t.Context()); err == nil {
 		t.Error("the connection still serves")
 	}
-	refused(t, 1, `there is no such connection: 999; "nbd ctl list"`, "ctl", "close", "999")
-
-	refused(t, 1, "there is no such connection: 999", "ctl", "close", "--json", "999")
+	refused(t, 3, `there is no such connection: 999; "nbd ctl list"`, "ctl", "close", "999")
+	refused(t, 3, `{"error":{"code":"not-found","text":"there is no such connection: 999;`, "ctl", "close", "--json", "999")
 	c = dial(t, s, "a")
 	for n := 0; n != 1; n = len(conns) { // the first one may not have ended yet
 		conns = list[[]control.Connection](t, "connections")
@@ -228,7 +234,7 @@ func ctlMerge(t *testing.T, s *harness.Server) {
 		copy(want[70000:], name)
 		harness.Same(t, image, want)
 	}
-	refused(t, 1, "there is no such export", "ctl", "merge", "zzz")
+	refused(t, 3, "there is no such export", "ctl", "merge", "zzz")
 }
 
 // TestCtlConnections wants to know since when a client is there, what it has read, and
@@ -276,12 +282,12 @@ func ctlExports(t *testing.T, s *harness.Server) {
 	if out, _, _ := nbd(t, "__complete", "ctl", "remove", ""); !strings.Contains(out, "b\tserving\n") {
 		t.Errorf("completion offers %q", out)
 	}
-	refused(t, 1, `"nbd ctl change" changes it`, "ctl", "add", "b", "exportname=memory:2M")
+	refused(t, 4, `"nbd ctl change" changes it`, "ctl", "add", "b", "exportname=memory:2M")
 	refused(t, 1, `did you mean "readonly"?`, "ctl", "add", "c", "exportname=memory:2M", "readonyl=true")
 	refused(t, 1, "lacks exportname", "ctl", "add", "c", "readonly=true")
 	refused(t, 1, "no such file", "ctl", "add", "c", "exportname=/no/such/file")
-	refused(t, 1, "there is no such export", "ctl", "change", "c", "readonly=true")
-	refused(t, 1, "there is no such export", "ctl", "remove", "c")
+	refused(t, 3, "there is no such export", "ctl", "change", "c", "readonly=true")
+	refused(t, 3, "there is no such export", "ctl", "remove", "c")
 
 	b := dial(t, s, "b")
 	if out := must(t, "ctl", "change", "b", "exportname=memory:3M"); !strings.Contains(out, "pending") {
@@ -323,6 +329,21 @@ func ctlExports(t *testing.T, s *harness.Server) {
 	if n := len(list[[]control.Export](t, "list")); n != 2 {
 		t.Errorf("%d exports behind a bad reload", n)
 	}
+}
+
+// TestCtlUnanswered: a server that does not answer is not waited for for ever.
+func TestCtlUnanswered(t *testing.T) {
+	socket := filepath.Join(harness.Dir(t), "control")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() // nobody accepts
+	for _, args := range [][]string{{"status"}, {"list"}, {"close", "1"}, {"change", "x"}, {"certs"}, {"merge", "x"}} {
+		args = append([]string{"ctl", "--socket", socket, "--timeout", "1ms"}, args...)
+		refused(t, 5, "the server has not answered for 1ms", args...)
+	}
+	refused(t, 5, `{"error":{"code":"unanswered","text":"list on `, "ctl", "--json", "--socket", socket, "--timeout", "1ms", "list")
 }
 
 // TestCtlTLS replaces certificates under a running server.
@@ -518,6 +539,10 @@ func TestLogs(t *testing.T) {
 	image := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	out, errs, status := nbd(t, "trplay", "-v", "--json", "--max-blocks", "10", log+".1", image)
+	if status != 0 || !json.Valid([]byte(out)) || !strings.Contains(errs, "NBD_CMD_WRITE of 4096 bytes at 0") {
+		t.Errorf("trplay -v --json: status %d, %q, %q", status, out, errs)
 	}
 	if out := must(t, "trplay", "-v", "--max-blocks", "10", log+".1", image); !strings.Contains(out, "stopped") || !strings.Contains(out, "NBD_CMD_WRITE of 4096 bytes at 0") {
 		t.Errorf("trplay prints %q", out)

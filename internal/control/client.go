@@ -23,20 +23,38 @@ type Client struct {
 	in lines
 }
 
-// Dial connects to the control socket at path.
+// Unanswered says that no server could be asked, or that it gave no answer. What was asked
+// for may have been done.
+type Unanswered struct{ Err error }
+
+// Error returns the text.
+func (u *Unanswered) Error() string { return u.Err.Error() }
+
+// Unwrap returns Err.
+func (u *Unanswered) Unwrap() error { return u.Err }
+
+// Dial connects to the control socket at path. An error is an *Unanswered.
 func Dial(ctx context.Context, path string) (*Client, error) {
 	nc, err := new(net.Dialer).DialContext(ctx, "unix", path)
-	switch {
-	case err == nil:
-		return newClient(nc, path), nil
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("there is no control socket at %s: start nbd-server with --control %s, or name the socket of one that runs with --socket", path, path)
-	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("the control socket %s is not for this user: ask as its owner, or let the group have it (chgrp, chmod g+rw)", path)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("nobody listens on the control socket %s: the server that made it has ended", path)
+	if err != nil {
+		return nil, &Unanswered{explain(err, path)}
 	}
-	return nil, fmt.Errorf("control socket: %w", err)
+	return newClient(nc, path), nil
+}
+
+// explain says what to do about a socket that cannot be connected to.
+func explain(err error, path string) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("there is no control socket at %s: start nbd-server with --control %s, or name the socket of one that runs with --socket", path, path)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("the control socket %s is not for this user: ask as its owner, or let the group have it (chgrp, chmod g+rw)", path)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("nobody listens on the control socket %s: the server that made it has ended", path)
+	case errors.Is(err, syscall.EAGAIN):
+		return fmt.Errorf("the server does not take what comes to the control socket %s: it is stopped, or stuck: %w", path, err)
+	}
+	return fmt.Errorf("control socket: %w", err)
 }
 
 func newClient(nc net.Conn, path string) *Client {
@@ -47,8 +65,9 @@ func newClient(nc net.Conn, path string) *Client {
 func (c *Client) Close() error { return c.nc.Close() }
 
 // Do sends a request, whose Version it sets, and stores the result in result, a
-// pointer, unless that is nil. An error of the server is an *Error. When ctx is done
-// before the answer is there, the client cannot be used any more.
+// pointer, unless that is nil. An error of the server is an *Error; if there is no answer, it
+// is an *Unanswered. When ctx is done before the answer is there, the client cannot be used
+// any more.
 func (c *Client) Do(ctx context.Context, r Request, result any) error {
 	r.Version = Version
 	text, err := json.Marshal(r)
@@ -64,7 +83,7 @@ func (c *Client) Do(ctx context.Context, r Request, result any) error {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return fmt.Errorf("%s on %s: %w", r.Op, c.path, err)
+		return &Unanswered{fmt.Errorf("%s on %s: %w", r.Op, c.path, err)}
 	}
 	var resp Response
 	if err := json.Unmarshal(line, &resp); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"maps"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -57,7 +58,7 @@ func nbd1(root *cobra.Command) string {
 	r.line("SH", "OPTIONS")
 	r.item("-h, --help", "Explains the program, or a command.")
 	r.item("-v, --version", "Prints the version.")
-	status(r)
+	status(r, "")
 	r.line("SH", "SEE ALSO")
 	r.text(strings.Join(also, ", "))
 	return r.String()
@@ -76,7 +77,7 @@ func nbdCommand1(c *cobra.Command) string {
 	}
 	r.line("SH", "OPTIONS")
 	flags(r, c.NonInheritedFlags())
-	status(r)
+	status(r, c.Name())
 	examples(r, c)
 	r.line("SH", "SEE ALSO")
 	r.text("*nbd(1)*, *nbd-server(8)*, *nbd-server(5)*")
@@ -133,12 +134,12 @@ func flags(r *roff, set *pflag.FlagSet) {
 	})
 }
 
-// status explains how the program ends.
-func status(r *roff) {
+// status explains how a command ends.
+func status(r *roff, name string) {
 	r.line("SH", "EXIT STATUS")
-	r.item("0", "What was asked for was done.")
-	r.item("1", "It could not be done.")
-	r.item("2", "The command line cannot be understood.")
+	for _, s := range nbdcmd.Statuses(name) {
+		r.item(strconv.Itoa(s.Number), s.Meaning)
+	}
 }
 
 func examples(r *roff, c *cobra.Command) {

@@ -23,15 +23,16 @@ const socketVariable = "NBD_CONTROL"
 
 // ctl is what all commands below ctl have in common.
 type ctl struct {
-	env    *Env
-	socket string
-	json   bool
+	env     *Env
+	socket  string
+	timeout time.Duration
+	json    bool
 }
 
 func newCtl(env *Env) *cobra.Command {
 	x := &ctl{env: env}
 	c := &cobra.Command{
-		Use:   "ctl [--socket PATH] [--json] COMMAND ...",
+		Use:   "ctl [--socket PATH] [--timeout TIME] [--json] COMMAND ...",
 		Short: "look at a running nbd-server, and change it",
 		Long: `Looks at a running nbd-server, and changes what it serves, without a restart. The server must have been started with --control PATH, or have control = PATH in the section [generic] of its configuration. Who may use the socket is who may write to it: at first its owner alone.
 
@@ -45,22 +46,37 @@ An export that is changed or removed may have clients. They stay, until they lea
   nbd ctl list --json`,
 	}
 	c.PersistentFlags().StringVarP(&x.socket, "socket", "s", "", "the `PATH` of the server's control socket (default $"+socketVariable+", or "+DefaultSocket+")")
-	c.PersistentFlags().BoolVar(&x.json, "json", false, "print JSON; what has nothing to tell prints {}, and errors stay text")
+	c.PersistentFlags().DurationVar(&x.timeout, "timeout", 30*time.Second, "how long to wait for the server, and for connections to end, a `TIME` such as 30s or 5m")
+	c.PersistentFlags().BoolVar(&x.json, "json", false, "print JSON; what has nothing to tell prints {}, and an error goes to standard error, as {\"error\": {\"code\": CODE, \"text\": TEXT}}")
 	return group(c, x.status(), x.list(), x.connections(), x.close(), x.add(), x.change(), x.remove(), x.reload(), x.certs(), x.merge())
+}
+
+// grace is what the server's answer that time is up may take to come.
+const grace = time.Second
+
+// ask sends one request, and waits as long as --timeout says.
+func (x *ctl) ask(ctx context.Context, r control.Request, result any) error {
+	if x.timeout <= 0 || x.timeout > 24*time.Hour {
+		return fmt.Errorf("--timeout is %v; want more than 0, and 24h at most", x.timeout)
+	}
+	r.Seconds = x.timeout.Seconds()
+	ctx, cancel := context.WithTimeoutCause(ctx, x.timeout+grace, fmt.Errorf("the server has not answered for %v (--timeout); it is stopped, or waits for a disk; what was asked for may still be done", x.timeout))
+	defer cancel()
+	c, err := control.Dial(ctx, cmp.Or(x.socket, x.env.Getenv(socketVariable), DefaultSocket))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return explain(c.Do(ctx, r, result))
 }
 
 // do sends one request. If result is not nil, it is printed: as JSON if that was asked
 // for, else by table.
 func (x *ctl) do(cmd *cobra.Command, r control.Request, result any, table func()) error {
-	c, err := control.Dial(cmd.Context(), cmp.Or(x.socket, x.env.Getenv(socketVariable), DefaultSocket))
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	if err := c.Do(cmd.Context(), r, result); err != nil {
-		return explain(err)
-	}
+	err := x.ask(cmd.Context(), r, result)
 	switch {
+	case err != nil:
+		return err
 	case result == nil:
 	case x.json:
 		return printJSON(cmd, result)
@@ -154,19 +170,19 @@ func (x *ctl) close() *cobra.Command {
 	cut := false
 	c := &cobra.Command{
 		Use: "close [--cut] ID ...", Short: "close connections", Args: cobra.MinimumNArgs(1),
-		Long: `Closes connections, which are named by the numbers that "nbd ctl connections" shows. What the client has asked is answered first; with --cut it is not.`,
+		Long: `Closes connections, which are named by the numbers that "nbd ctl connections" shows. What the client has asked is answered first; with --cut it is not. If one of the numbers is of no connection, the others are closed all the same.`,
 		RunE: runs(func(cmd *cobra.Command, args []string) error {
+			how := control.Drain
+			if cut {
+				how = control.Cut
+			}
+			ids, err := numbers(args)
+			if err != nil {
+				return err
+			}
 			var errs []error
-			for _, a := range args {
-				id, err := strconv.ParseUint(a, 10, 64)
-				if err != nil {
-					return fmt.Errorf("%q is no number of a connection; \"nbd ctl connections\" shows them", a)
-				}
-				r := control.Request{Op: control.OpClose, ID: id, Clients: control.Drain.String()}
-				if cut {
-					r.Clients = control.Cut.String()
-				}
-				errs = append(errs, x.do(cmd, r, nil, nil))
+			for _, id := range ids {
+				errs = append(errs, x.ask(cmd.Context(), control.Request{Op: control.OpClose, ID: id, Clients: how.String()}, nil))
 			}
 			if err := errors.Join(errs...); err != nil {
 				return err
@@ -177,6 +193,19 @@ func (x *ctl) close() *cobra.Command {
 	}
 	c.Flags().BoolVar(&cut, "cut", false, "close at once")
 	return command(c)
+}
+
+// numbers reads those of connections.
+func numbers(args []string) ([]uint64, error) {
+	ids := make([]uint64, len(args))
+	errs := make([]error, len(args))
+	for i, a := range args {
+		var err error
+		if ids[i], err = strconv.ParseUint(a, 10, 64); err != nil {
+			errs[i] = fmt.Errorf("%q is no number of a connection; \"nbd ctl connections\" shows them", a)
+		}
+	}
+	return ids, errors.Join(errs...)
 }
 
 // keys reads KEY=VALUE arguments.
@@ -220,13 +249,11 @@ func (x *ctl) add() *cobra.Command {
 // clients are the flags that say what becomes of clients.
 type clients struct {
 	drain, cut bool
-	timeout    time.Duration
 }
 
 func (w *clients) flags(c *cobra.Command) {
 	c.Flags().BoolVar(&w.drain, "drain", false, "end the connections of the export when they have answered what was asked")
 	c.Flags().BoolVar(&w.cut, "cut", false, "end the connections of the export at once")
-	c.Flags().DurationVar(&w.timeout, "timeout", 30*time.Second, "how long to wait for connections to end, a `TIME` such as 30s or 5m")
 	c.MarkFlagsMutuallyExclusive("drain", "cut") // for completion; PreRunE says it better
 	c.PreRunE = func(*cobra.Command, []string) error {
 		if w.drain && w.cut {
@@ -237,18 +264,13 @@ func (w *clients) flags(c *cobra.Command) {
 }
 
 // fill puts the flags into a request.
-func (w *clients) fill(r *control.Request) error {
-	if w.timeout <= 0 || w.timeout > 24*time.Hour {
-		return fmt.Errorf("--timeout is %v; want more than 0, and 24h at most", w.timeout)
-	}
-	r.Seconds = w.timeout.Seconds()
+func (w *clients) fill(r *control.Request) {
 	switch {
 	case w.drain:
 		r.Clients = control.Drain.String()
 	case w.cut:
 		r.Clients = control.Cut.String()
 	}
-	return nil
 }
 
 func (x *ctl) change() *cobra.Command {
@@ -266,9 +288,7 @@ Without any key, an export whose state is broken is opened anew.`,
 				return err
 			}
 			r := control.Request{Op: control.OpChange, Export: args[0], Keys: k}
-			if err := w.fill(&r); err != nil {
-				return err
-			}
+			w.fill(&r)
 			return x.changes(cmd, r)
 		}),
 		ValidArgsFunction: x.complete(control.OpList),
@@ -284,9 +304,7 @@ func (x *ctl) remove() *cobra.Command {
 		Long: `Serves an export no longer. Clients that are there stay until they leave, unless --drain or --cut is given: then the command waits for their end, and when it returns the device is closed.`,
 		RunE: runs(func(cmd *cobra.Command, args []string) error {
 			r := control.Request{Op: control.OpRemove, Export: args[0]}
-			if err := w.fill(&r); err != nil {
-				return err
-			}
+			w.fill(&r)
 			return x.changes(cmd, r)
 		}),
 		ValidArgsFunction: x.complete(control.OpList),

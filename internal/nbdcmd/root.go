@@ -8,6 +8,7 @@ package nbdcmd
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"nbd.example/nbd/internal/control"
 )
 
 // Env is what the program has of the world, so that tests can give it another
@@ -36,7 +39,31 @@ const (
 	exitOK    = 0
 	exitError = 1 // what was asked for could not be done
 	exitUsage = 2 // the command line cannot be understood
+	// Of ctl, where the reason is one that scripts want to tell from others.
+	exitNotFound   = 3 // no such export, or connection
+	exitExists     = 4 // an export of that name is there
+	exitUnanswered = 5 // no server, or no answer
 )
+
+// unanswered is the code of a [control.Unanswered] for programs.
+const unanswered = control.Code("unanswered")
+
+// Statuses tells what each exit status of the command of that name means, in order.
+func Statuses(name string) (list []Status) {
+	list = []Status{{exitOK, "What was asked for was done."}, {exitError, "It could not be done."}, {exitUsage, "The command line cannot be understood."}}
+	if name == "ctl" {
+		list = append(list, Status{exitNotFound, "There is no such export, or no such connection."},
+			Status{exitExists, "There is an export of that name already."},
+			Status{exitUnanswered, "There is no server at the control socket, or it has not answered."})
+	}
+	return list
+}
+
+// Status is an exit status.
+type Status struct {
+	Number  int
+	Meaning string
+}
 
 // Main runs the program and returns the status to exit with.
 func Main(ctx context.Context, args []string, env *Env) int {
@@ -46,13 +73,41 @@ func Main(ctx context.Context, args []string, env *Env) int {
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintf(env.Stderr, "nbd: %s\n", strings.ReplaceAll(err.Error(), "\n", "\nnbd: "))
 	var failed *failure
 	if errors.As(err, &failed) {
-		return exitError
+		code, status := classify(err)
+		if asked := cmd.Flag("json"); asked != nil && asked.Value.String() == "true" {
+			json.NewEncoder(env.Stderr).Encode(map[string]control.Error{"error": {Code: code, Text: err.Error()}})
+			return status
+		}
+		complain(env, err)
+		return status
 	}
+	complain(env, err)
 	fmt.Fprintf(env.Stderr, "nbd: usage: %s; \"%s --help\" explains it\n", cmd.UseLine(), cmd.CommandPath())
 	return exitUsage
+}
+
+// complain prints an error.
+func complain(env *Env, err error) {
+	fmt.Fprintf(env.Stderr, "nbd: %s\n", strings.ReplaceAll(err.Error(), "\n", "\nnbd: "))
+}
+
+// classify returns what programs tell an error by.
+func classify(err error) (control.Code, int) {
+	var bad *control.Error
+	var no *control.Unanswered
+	switch {
+	case errors.As(err, &no):
+		return unanswered, exitUnanswered
+	case !errors.As(err, &bad):
+		return control.Failed, exitError
+	case bad.Code == control.NotFound:
+		return bad.Code, exitNotFound
+	case bad.Code == control.Exists:
+		return bad.Code, exitExists
+	}
+	return bad.Code, exitError
 }
 
 // failure is an error of what a command does. All others are of the command line.
