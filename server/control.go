@@ -206,7 +206,7 @@ func (s *Server) Evict(ctx context.Context, name string, how How) error {
 			return fmt.Errorf("export %s: %w", quote(name), ErrSuperseded)
 		case e == nil || change != nil && e.cfg == change:
 			return nil
-		case e.moving == nil && e.next == nil && !e.removed:
+		case e.moving == nil && e.next == nil && !e.removed && !e.awaits():
 			return nil
 		}
 		if err := s.awaitStir(ctx); err != nil {
@@ -236,8 +236,10 @@ func (s *Server) awaitStir(ctx context.Context) error {
 //
 //   - serving;
 //   - broken: a flush has failed, and the export can only be read until it is
-//     opened anew, by a reload or by [Server.ChangeExport];
-//   - pending: it was changed, and waits for its earlier clients to leave;
+//     opened anew, by a reload or by [Server.ChangeExport]; of a private export,
+//     a device that clients share, not one that a connection has for itself;
+//   - pending: it was changed, or is to be opened anew, and waits for its earlier
+//     clients to leave;
 //   - removed: it serves the clients that it has, and nobody else;
 //   - moving: its device is being replaced;
 //   - out of order: its device could not be opened again.
@@ -272,12 +274,11 @@ func (e *export) status() ExportStatus {
 	case e.moving != nil: // the device is somebody else's
 		x.State = "moving"
 		return x
-	case e.next != nil:
+	case e.next != nil || e.awaits():
 		x.State = "pending"
-	case e.cfg.Private:
-	case e.dev == nil:
+	case e.dev == nil && !e.cfg.Private:
 		x.State = "out of order"
-	case e.dev.Broken() != nil:
+	case e.broken():
 		x.State = "broken"
 	}
 	if e.dev != nil && e.moving == nil {

@@ -96,6 +96,8 @@ func (s *Server) acquire(ctx context.Context, c Client, name string) (*lease, er
 		case errors.Is(err, errGone):
 			s.log.Info("client gone before its export was ready", "client", addrText(c.Addr), "export", l.cfg.Name, "error", err)
 			return nil, errGone
+		case errors.Is(err, errSpent):
+			return nil, s.refused(c, name, err.Error(), handshake.ErrPolicy)
 		case err != errTooLarge:
 			s.log.Error("cannot open an export for a client", "client", addrText(c.Addr), "export", l.cfg.Name, "error", err)
 			return nil, fmt.Errorf("the export %s cannot be opened; the server's log says why", quote(name))

@@ -17,6 +17,52 @@ type instance struct {
 	dev   *device
 	err   error
 	gone  chan struct{} // not nil while it is being closed, and closed when that is done; guarded by Server.mu
+	// spent says that the device has broken down, and is to be opened anew: nobody is let in
+	// until those who have it have left. Guarded by Server.mu.
+	spent bool
+}
+
+// errSpent refuses a client whose instance is spent.
+var errSpent = errors.New("the export is to be opened anew, and waits for its earlier clients to leave")
+
+// broken tells whether a flush has failed on the device.
+func (in *instance) broken() bool {
+	select {
+	case <-in.ready:
+		return in.dev != nil && in.dev.Broken() != nil
+	default:
+		return false // it is being opened
+	}
+}
+
+// broken tells whether a flush has failed on a device that connections of e share. The
+// caller holds Server.mu.
+func (e *export) broken() bool {
+	for _, in := range e.instances {
+		if in.broken() {
+			return true
+		}
+	}
+	return e.dev != nil && e.dev.Broken() != nil
+}
+
+// spend has the broken instances of e opened anew, as soon as their users have left. The
+// caller holds Server.mu.
+func (e *export) spend() {
+	for _, in := range e.instances {
+		in.spent = in.spent || in.broken()
+	}
+}
+
+// awaits tells whether an instance of e waits for its users to leave. The caller holds
+// Server.mu.
+func (e *export) awaits() bool {
+	for _, in := range e.instances {
+		if in.spent {
+			return true
+		}
+	}
+	return false
 }
 
 // prepare does for a client that was admitted what its export does for each
@@ -25,6 +71,9 @@ type instance struct {
 func (s *Server) prepare(ctx context.Context, l *lease, c Client) (err error) {
 	if l.cfg.Begin == nil && !l.cfg.Private {
 		return nil
+	}
+	if s.spent(l, c) { // no command is run for a client that is not let in
+		return errSpent
 	}
 	// What the export takes its time for is not the client's fault.
 	defer s.pauseHandshake(ctx)()
@@ -78,13 +127,31 @@ func (x *Export) begin(ctx context.Context, c Client) (end func(), err error) {
 	return x.Begin(ctx, c)
 }
 
+// key names the instance that a client is to have.
+func (l *lease) key(c Client) string { return l.cfg.Settings + "\x00" + l.cfg.Share(c) }
+
+// spent tells whether a client would get an instance that is spent.
+func (s *Server) spent(l *lease, c Client) bool {
+	if !l.cfg.Private || l.cfg.Share == nil {
+		return false
+	}
+	key := l.key(c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	in := l.e.instances[key]
+	return in != nil && in.spent && in.gone == nil
+}
+
 // join gives a connection the device that others with the same key have, or
 // opens it.
 func (s *Server) join(ctx context.Context, l *lease, c Client) error {
-	key := l.cfg.Settings + "\x00" + l.cfg.Share(c)
+	key := l.key(c)
 	for {
 		in, first, gone := s.instance(l.e, key)
-		if gone != nil {
+		switch {
+		case in == nil && gone == nil:
+			return errSpent
+		case gone != nil:
 			select {
 			case <-gone:
 				continue
@@ -110,7 +177,7 @@ func (s *Server) join(ctx context.Context, l *lease, c Client) error {
 }
 
 // instance counts a user in. The first one must open the device. If the device
-// is just being closed, it returns what to wait for.
+// is just being closed, it returns what to wait for; if it is spent, nothing.
 func (s *Server) instance(e *export, key string) (in *instance, first bool, gone <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,6 +191,8 @@ func (s *Server) instance(e *export, key string) (in *instance, first bool, gone
 		e.instances[key], first = in, true
 	case in.gone != nil:
 		return nil, false, in.gone
+	case in.spent:
+		return nil, false, nil
 	}
 	in.users++
 	return in, first, nil
@@ -167,6 +236,9 @@ func (s *Server) part(e *export, in *instance) {
 	s.closeShared(e.name, in.dev)
 	s.mu.Lock()
 	delete(e.instances, in.key)
+	if in.spent {
+		s.stir()
+	}
 	s.mu.Unlock()
 	close(in.gone)
 }

@@ -211,3 +211,47 @@ func TestIdleTimeout(t *testing.T) {
 		}
 	})
 }
+
+// TestBrokenInstance: an export whose devices are opened for clients tells when one of them has
+// broken down, and opens it anew when it is told to, behind the clients that have it.
+func TestBrokenInstance(t *testing.T) {
+	d, st := newDisk(), &steps{}
+	s := newServer(t, Config{Exports: []*Export{noted(d, st)}}, d)
+	one, two := tcpAddr("10.0.0.1"), tcpAddr("10.0.0.2")
+	u := connect(t, s, one).use("disk")
+	d.set(func() { d.flush = errors.New("broken") })
+	if u.do(proto.CmdFlush, 0, nil) == nil {
+		t.Fatal("the flush succeeds")
+	}
+	d.set(func() { d.flush = nil })
+	wantStates(t, s, "disk broken 1 -1; ")
+	again := connect(t, s, one).use("disk") // to read
+	if again.do(proto.CmdWrite, 0, make([]byte, 512)) == nil {
+		t.Error("a broken device is written")
+	}
+	other := connect(t, s, two).use("disk")
+	other.works()
+	report, err := s.ChangeExport(noted(d, st))
+	if err != nil || len(report.Healed) != 1 || len(report.Pending) != 1 {
+		t.Errorf("%+v, %v", report, err)
+	}
+	wantStates(t, s, "disk pending 3 -1; ")
+	st.take()
+	connect(t, s, one).refused("disk", handshake.ErrPolicy)
+	if got := st.take(); len(got) > 0 {
+		t.Errorf("for a client that is refused: %q", got)
+	}
+	connect(t, s, two).use("disk").leave() // whose device is whole
+	u.leave()
+	connect(t, s, one).refused("disk", handshake.ErrPolicy)
+	// Evict waits until the device is closed.
+	if err := s.Evict(testContext(t), "disk", Drain); err != nil {
+		t.Error(err)
+	}
+	wait(t, "the end of the connection to the broken device", again.end)
+	wait(t, "the end of the other connection", other.end)
+	v := connect(t, s, one).use("disk")
+	v.works()
+	wantStates(t, s, "disk serving 1 -1; ")
+	v.leave()
+}

@@ -20,7 +20,9 @@ type Report struct {
 	// anew. If that fails, they go on with their earlier settings.
 	Pending []string
 	// Healed exports had a device on which a flush had failed. It was opened
-	// anew. They are among Changed or Pending, too.
+	// anew. They are among Changed or Pending, too. Of a private export, the devices that
+	// have broken down are meant: new clients find them opened anew, when the earlier ones
+	// have left.
 	Healed []string
 }
 
@@ -175,7 +177,7 @@ func (s *Server) compare(x *Export) *change {
 	if e == nil {
 		return &change{kind: opAdd, cfg: x}
 	}
-	c := &change{e: e, cfg: x, broken: e.dev != nil && e.dev.Broken() != nil}
+	c := &change{e: e, cfg: x, broken: e.broken()}
 	switch {
 	case e.fits(x), e.cfg.Private && x.Private:
 		c.kind = opKeep
@@ -298,6 +300,11 @@ func (r *reload) undo() error {
 func (s *Server) moved(e *export) {
 	close(e.moving)
 	e.moving = nil
+	s.stir()
+}
+
+// stir lets those look again who wait in awaitStir. The caller holds s.mu.
+func (s *Server) stir() {
 	close(s.stirred)
 	s.stirred = make(chan struct{})
 }
@@ -347,7 +354,8 @@ func (r *reload) take(c *change, report *Report) (old *device) {
 		e.removed, e.next = true, nil
 		return r.drop(c)
 	}
-	if c.broken && c.kind != opKeep {
+	if c.broken {
+		e.spend()
 		report.Healed = append(report.Healed, c.cfg.Name)
 	}
 	switch c.kind {
@@ -359,6 +367,8 @@ func (r *reload) take(c *change, report *Report) (old *device) {
 		switch {
 		case e.removed:
 			report.Added = append(report.Added, e.name)
+		case c.broken: // each of the devices belongs to some of its clients
+			report.Pending = append(report.Pending, e.name)
 		case e.cfg.samePolicy(c.cfg) && e.cfg.Settings == c.cfg.Settings:
 			report.Kept = append(report.Kept, e.name)
 		default:

@@ -137,13 +137,13 @@ func (x *ctl) list() *cobra.Command {
 
 serving: clients are let in.
 
-pending: it was changed; who uses it stays, new clients are refused until all have left, then the change is in force.
+pending: it was changed, or is to be opened anew; who uses it stays, new clients are refused until all have left, then the change is in force.
 
 removed: it was removed; who uses it stays.
 
 moving: its device is being opened anew, new clients wait.
 
-broken: making data stable has failed, so that written data may be lost; it can only be read. "nbd ctl change NAME" opens it anew, when the reason is gone.
+broken: making data stable has failed, so that written data may be lost; it can only be read. "nbd ctl change NAME" opens it anew, when the reason is gone, and the clients have left. Where clients of one address share a device (%s in exportname) or a command is run for them, one such device is broken; where each client has a device of its own, that is its own affair, and not shown.
 
 out of order: it could not be opened again.
 
