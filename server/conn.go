@@ -204,10 +204,16 @@ func (c *conn) haggle(ctx context.Context) (*handshake.Result, error) {
 
 // logConnected says who uses what from now on.
 func (c *conn) logConnected(r *handshake.Result, export string) {
-	attrs := make([]slog.Attr, 0, 6)
+	if !c.s.log.Enabled(context.Background(), slog.LevelInfo) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 9)
 	attrs = append(attrs, slog.String("client", c.who()), slog.String("export", export), slog.String("replies", replyStyle(r)))
 	if r.Peer.TLS != nil {
 		attrs = append(attrs, slog.String("tls", tls.VersionName(r.Peer.TLS.Version)), slog.String("tlspeer", tlsPeer(r.Peer.TLS)))
+	}
+	if p := peerProcess(c.nc); p != nil {
+		attrs = append(attrs, slog.Int("pid", p.PID), slog.Uint64("uid", uint64(p.UID)), slog.Uint64("gid", uint64(p.GID)))
 	}
 	if c.s.log.Enabled(context.Background(), slog.LevelDebug) {
 		attrs = append(attrs, slog.String("flags", r.Flags.String()))
@@ -238,6 +244,7 @@ func (c *conn) transmit(ctx context.Context, t *talk) {
 		if v := recover(); v != nil {
 			err = c.panicked("transmission", v)
 		}
+		c.ended.Store(true)
 		c.s.release(l)
 		c.s.log.LogAttrs(context.Background(), slog.LevelInfo, "client disconnected",
 			slog.String("client", c.who()), slog.String("export", l.cfg.Name), slog.Duration("after", time.Since(c.started)),

@@ -53,13 +53,24 @@ type Connection struct {
 	// Export is the export's own name. It is meaningless while Handshake is true.
 	Export    string
 	Handshake bool
-	Since     time.Time
-	TLS       string // the version; "" without TLS
-	TLSPeer   string // the name in the client's certificate; "" if it has none
-	Replies   string // simple, structured or extended
+	// Closing says that it serves nothing new any more: it was asked to end, or has ended and
+	// waits a moment for the client to close, too.
+	Closing bool
+	Since   time.Time
+	TLS     string // the version; "" without TLS
+	TLSPeer string // the name in the client's certificate; "" if it has none
+	Replies string // simple, structured or extended
 	// Stats counts what has been done. It is behind by what the connection is at.
 	Stats    transmission.Stats
 	InFlight int // requests that are not answered
+	// Process is the client's, on a unix socket and where the system tells; else nil.
+	Process *Process
+}
+
+// Process is who has connected to a unix socket, as it was then.
+type Process struct {
+	PID      int // 0 if it is in another namespace
+	UID, GID uint32
 }
 
 // ExportStatus describes an export at one moment.
@@ -81,6 +92,7 @@ type control struct {
 	live  transmission.Live
 	about atomic.Pointer[about] // nil in the handshake
 	asked atomic.Bool           // somebody has asked for it to be closed
+	ended atomic.Bool           // it serves nothing any more
 }
 
 // agreed notes the result of the handshake.
@@ -138,7 +150,10 @@ func (c *conn) cut() {
 
 // describe returns what c is at this moment.
 func (c *conn) describe() Connection {
-	x := Connection{ID: c.id, Client: c.who(), Since: c.started, Handshake: true, Stats: c.live.Stats(), InFlight: c.live.InFlight()}
+	x := Connection{
+		ID: c.id, Client: c.who(), Since: c.started, Handshake: true, Closing: c.asked.Load() || c.ended.Load(),
+		Stats: c.live.Stats(), InFlight: c.live.InFlight(), Process: peerProcess(c.nc),
+	}
 	if a := c.about.Load(); a != nil {
 		x.Handshake = false
 		x.Export, x.TLS, x.TLSPeer, x.Replies = a.export, a.tls, a.tlsPeer, a.replies

@@ -9,7 +9,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -90,6 +93,9 @@ func TestDrainConnection(t *testing.T) {
 	if err := s.CloseConnection(only(t, s).ID, Drain); err != nil {
 		t.Fatal(err)
 	}
+	if c := only(t, s); !c.Closing || c.Handshake {
+		t.Errorf("it does not say that it is closing: %+v", c)
+	}
 	select {
 	case err := <-u.end:
 		t.Errorf("the connection ended before the read: %v", err)
@@ -105,6 +111,70 @@ func TestDrainConnection(t *testing.T) {
 	if err := u.do(proto.CmdRead, 0, make([]byte, 512)); err == nil {
 		t.Error("the connection still serves")
 	}
+}
+
+// TestLingering: a connection that the server has ended, and that waits for its client to
+// close, does not look as if it was served.
+func TestLingering(t *testing.T) {
+	d := newDisk()
+	x := row("a", d, "")
+	x.IdleTimeout = time.Millisecond
+	s := newServer(t, config(x), d)
+	p := connectTCP(t, s)
+	if _, err := p.c.Go(testContext(t), "a"); err != nil {
+		t.Fatal(err)
+	}
+	for c := only(t, s); !c.Closing; c = only(t, s) {
+		runtime.Gosched()
+	}
+	p.nc.Close()
+	if err := wait(t, "the connection's end", p.end); !errors.Is(err, errIdle) {
+		t.Errorf("ServeConn: %v", err)
+	}
+}
+
+// TestProcess: of a client on a unix socket it is known who it is.
+func TestProcess(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells it")
+	}
+	dir, err := os.MkdirTemp("", "nbd") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	here, err := net.Dial("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	there, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log logBuffer
+	d := newDisk()
+	cfg := config(row("a", d, ""))
+	cfg.Logger = log.logger()
+	s := newServer(t, cfg, d)
+	u := connectOver(t, s, here, there).use("a")
+	if p := only(t, s).Process; p == nil || p.PID != os.Getpid() || int(p.UID) != os.Getuid() || int(p.GID) != os.Getgid() {
+		t.Errorf("%+v", p)
+	}
+	want := fmt.Sprintf("pid=%d uid=%d gid=%d", os.Getpid(), os.Getuid(), os.Getgid())
+	if lines := log.lines("client connected"); len(lines) != 1 || !strings.Contains(lines[0], want) {
+		t.Errorf("%q, want %s", lines, want)
+	}
+	u.leave()
+	v := connectTCP(t, s).use("a")
+	if p := only(t, s).Process; p != nil {
+		t.Errorf("by TCP: %+v", p)
+	}
+	v.leave()
 }
 
 // TestCutConnection closes a connection whose client does not take its answers.
