@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"nbd.example/nbd/internal/control"
@@ -23,9 +24,11 @@ const runTime = "run time"
 
 // remote is what the control socket reaches: the server, and its configuration.
 type remote struct {
-	p     *program
-	s     *server.Server
-	since time.Time
+	p         *program
+	s         *server.Server
+	since     time.Time
+	listening []string
+	last      atomic.Pointer[control.Reload] // nil if there was none
 
 	// mu is held while the configuration changes, but not while anybody waits for
 	// clients.
@@ -80,6 +83,11 @@ func (r *remote) reload() (server.Report, error) {
 	r.reconcile()
 	conf, report, err := r.p.reload(r.s, r.conf)
 	r.conf = conf
+	last := &control.Reload{At: time.Now()}
+	if err != nil {
+		last.Error = withProblems(err).Error()
+	}
+	r.last.Store(last)
 	return report, err
 }
 
@@ -115,12 +123,14 @@ func (r *remote) Status(context.Context) (control.Status, error) {
 	return control.Status{
 		Program: "nbd-server " + versionText(), PID: os.Getpid(), Since: r.since, Config: append([]string{}, r.config().Files...),
 		Exports: len(r.s.Exports()), Connections: len(r.s.Connections()),
+		Listening: r.listening, Reload: r.last.Load(), TransactionLogs: r.p.records.describe(),
 	}, nil
 }
 
 // Exports describes the exports.
 func (r *remote) Exports(context.Context) ([]control.Export, error) {
 	list := []control.Export{}
+	merges := r.p.merges()
 	for _, e := range r.s.Exports() {
 		x := control.Export{
 			Name: e.Export.Name, State: e.State, Clients: e.Clients, Size: e.Size, ReadOnly: e.Export.ReadOnly,
@@ -129,9 +139,29 @@ func (r *remote) Exports(context.Context) ([]control.Export, error) {
 		if from, ok := e.Export.Origin.(*nbdconf.Export); ok && e.State != "removed" {
 			x.Source, x.Origin = from.ExportName, from.Pos.String()
 		}
+		if at := slices.IndexFunc(merges, func(m control.Merge) bool { return m.Export == x.Name }); at >= 0 {
+			x.Merge = &merges[at]
+		}
 		list = append(list, x)
 	}
 	return list, nil
+}
+
+// Section returns what an export was configured by.
+func (r *remote) Section(_ context.Context, name string) (control.Section, error) {
+	conf := r.config()
+	at := find(conf, name)
+	if at < 0 {
+		return control.Section{}, coded(fmt.Errorf("%w: %q", server.ErrNoExport, name))
+	}
+	x := conf.Exports[at]
+	section := control.Section{Name: name, Origin: x.Pos.String(), Keys: x.Values()}
+	for _, e := range r.s.Exports() {
+		if e.Export.Name == name {
+			section.State = e.State
+		}
+	}
+	return section, nil
 }
 
 // find returns where in conf an export is, or -1.
@@ -148,8 +178,14 @@ func (r *remote) Connections(context.Context) ([]control.Connection, error) {
 			Replies: c.Replies, Requests: c.Stats.Requests, Errors: c.Stats.Errors,
 			Read: c.Stats.BytesRead, Written: c.Stats.BytesWritten, InFlight: c.InFlight,
 		}
-		if c.Handshake {
+		switch {
+		case c.Handshake:
 			x.Phase = "handshake"
+		case c.Closing:
+			x.Phase = "closing"
+		}
+		if p := c.Process; p != nil {
+			x.Process = &control.Process{PID: p.PID, UID: p.UID, GID: p.GID}
 		}
 		list = append(list, x)
 	}
@@ -289,11 +325,16 @@ func (r *remote) evict(ctx context.Context, name string, how control.Clients) er
 // Reload reads the configuration again.
 func (r *remote) Reload(context.Context) (control.Changes, error) {
 	report, err := r.reload()
+	return changes(report), withProblems(err)
+}
+
+// withProblems adds what is wrong with a configuration to the error that it cannot be used.
+func withProblems(err error) error {
 	var bad *badConfig
 	if errors.As(err, &bad) {
-		err = fmt.Errorf("%w:\n%w", err, bad.problems)
+		return fmt.Errorf("%w:\n%w", err, bad.problems)
 	}
-	return changes(report), err
+	return err
 }
 
 // ReloadCerts reads keys and certificates again.
@@ -310,23 +351,19 @@ func (r *remote) ReloadCerts(context.Context) error {
 	return r.s.SetTLS(mode, t)
 }
 
-// Merge begins to merge what an export with waitfile has collected.
-func (r *remote) Merge(_ context.Context, name string) error {
+// Merge merges what an export with waitfile has collected.
+func (r *remote) Merge(ctx context.Context, name string, wait bool) ([]control.Merge, error) {
 	if find(r.config(), name) < 0 {
-		return coded(fmt.Errorf("%w: %q", server.ErrNoExport, name))
+		return nil, coded(fmt.Errorf("%w: %q", server.ErrNoExport, name))
 	}
-	for _, w := range r.p.waits.Status() {
-		if w.Name == name {
-			go func() {
-				// Not of the request's context: it goes on when nbd ctl has ended.
-				if err := r.p.waits.Merge(context.Background(), name); err != nil {
-					r.p.logLines(fmt.Errorf("merge: %w", err))
-					return
-				}
-				r.p.log.Info("merged", "export", name)
-			}()
-			return nil
-		}
+	list, err := r.p.mergeFor(ctx, wait, name)
+	if err == nil && len(list) == 0 {
+		err = fmt.Errorf("the export %q has nothing to merge: it has no waitfile, or is not open", name)
 	}
-	return fmt.Errorf("the export %q has nothing to merge: it has no waitfile, or is not open", name)
+	return list, err
+}
+
+// MergeAll merges what all exports with waitfile have collected.
+func (r *remote) MergeAll(ctx context.Context, wait bool) ([]control.Merge, error) {
+	return r.p.mergeFor(ctx, wait)
 }

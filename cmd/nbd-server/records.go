@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"nbd.example/nbd/internal/control"
 	"nbd.example/nbd/internal/nbdconf"
 	"nbd.example/nbd/internal/opener"
 	"nbd.example/nbd/internal/trlog"
@@ -112,6 +113,16 @@ func (r *records) find(path string) *record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.open[path]
+}
+
+// describe tells for each log what it lacks.
+func (r *records) describe() (list []control.TransactionLog) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, path := range slices.Sorted(maps.Keys(r.open)) {
+		list = append(list, control.TransactionLog{File: path, Lost: r.open[path].log.Stats().Lost})
+	}
+	return list
 }
 
 // add notes a log, and that an export has it.

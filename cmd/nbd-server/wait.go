@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 
 	"nbd.example/nbd/block"
+	"nbd.example/nbd/internal/control"
 	"nbd.example/nbd/layer/wait"
 )
 
@@ -84,14 +86,76 @@ func (p *program) merge(ctx context.Context) {
 		p.log.Info("SIGUSR1: there is nothing to merge: no export that is open has waitfile")
 		return
 	}
+	p.beginMerge(ctx, members)
+}
+
+// mergeFor merges on behalf of a request: the exports of these names, or all. It returns what
+// there is to merge, or, at the end, what has become of it. A merge goes on when nobody waits for
+// it any more.
+func (p *program) mergeFor(ctx context.Context, toTheEnd bool, names ...string) ([]control.Merge, error) {
+	members := p.waits.Status()
+	if len(names) > 0 {
+		members = slices.DeleteFunc(members, func(s wait.Status) bool { return !slices.Contains(names, s.Name) })
+	}
+	if len(members) == 0 {
+		return []control.Merge{}, nil
+	}
+	ended := p.beginMerge(context.WithoutCancel(ctx), members, names...)
+	if !toTheEnd {
+		return mergesOf(members), nil
+	}
+	select {
+	case err := <-ended:
+		if err != nil {
+			return nil, fmt.Errorf("merge: %w", err)
+		}
+	case <-ctx.Done():
+		return nil, fmt.Errorf("the merge goes on: %w", context.Cause(ctx))
+	}
+	for i := range members {
+		members[i].State, members[i].Waiting, members[i].Err = "merged", 0, nil
+	}
+	return mergesOf(members), nil
+}
+
+// beginMerge begins to merge members of those names, or all, and returns what tells the end.
+func (p *program) beginMerge(ctx context.Context, members []wait.Status, names ...string) <-chan error {
 	for _, s := range members {
 		p.log.Info("merging", "export", s.Name, "state", s.State, "bytes", s.Waiting)
 	}
+	ended := make(chan error, 1)
 	go func() {
-		if err := p.waits.Merge(ctx); err != nil {
+		err := p.waits.Merge(ctx, names...)
+		if err != nil {
 			p.logLines(fmt.Errorf("merge: %w", err))
-			return
+		} else {
+			p.log.Info("merged", "exports", len(members))
 		}
-		p.log.Info("merged", "exports", len(members))
+		ended <- err
 	}()
+	return ended
+}
+
+// merges tells how far the exports with waitfile are.
+func (p *program) merges() []control.Merge { return mergesOf(p.waits.Status()) }
+
+// mergesOf makes one of all devices of an export, which has several where its name has a %s.
+func mergesOf(members []wait.Status) []control.Merge {
+	list := []control.Merge{}
+	for _, s := range members {
+		at := slices.IndexFunc(list, func(m control.Merge) bool { return m.Export == s.Name })
+		if at < 0 {
+			at = len(list)
+			list = append(list, control.Merge{Export: s.Name, State: s.State})
+		}
+		m := &list[at]
+		m.Waiting += s.Waiting
+		if m.State != "merging" && s.State != "merged" {
+			m.State = s.State
+		}
+		if s.Err != nil && m.Error == "" {
+			m.Error = s.Err.Error()
+		}
+	}
+	return list
 }

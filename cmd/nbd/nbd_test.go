@@ -157,6 +157,9 @@ func TestCtl(t *testing.T) {
 	if status.PID != s.PID() || status.Exports != 1 || status.Connections != 0 || len(status.Config) != 1 || status.Config[0] != s.File {
 		t.Errorf("%+v", status)
 	}
+	if len(status.Listening) != 1 || status.Listening[0] != s.Socket || status.Reload != nil {
+		t.Errorf("%+v", status)
+	}
 	if out := must(t, "ctl", "status"); !strings.Contains(out, fmt.Sprint(s.PID())) {
 		t.Errorf("status prints %q", out)
 	}
@@ -172,6 +175,9 @@ func TestCtl(t *testing.T) {
 	}
 	if x := conns[0]; x.Export != "a" || x.Client != "unix" || x.Phase != "transmission" || x.Requests != 1 || x.Replies != "extended" {
 		t.Errorf("%+v", x)
+	}
+	if p := conns[0].Process; runtime.GOOS == "linux" && (p == nil || p.PID != os.Getpid() || int(p.UID) != os.Getuid() || int(p.GID) != os.Getgid()) {
+		t.Errorf("the client's process is %+v", p)
 	}
 	if out := must(t, "ctl", "connections"); !strings.Contains(out, "4.0K") || strings.Count(out, "\n") != 2 {
 		t.Errorf("connections prints\n%s", out)
@@ -212,29 +218,75 @@ func TestCtl(t *testing.T) {
 // ctlMerge wants what was written to be in the image once it was merged, and not before.
 func ctlMerge(t *testing.T, s *harness.Server) {
 	refused(t, 1, "nothing to merge", "ctl", "merge", "a")
-	for _, name := range []string{"one", "two"} {
-		want := make([]byte, 1<<20)
-		image := harness.Image(t, t.TempDir(), "image", want)
-		must(t, "ctl", "add", name, "exportname="+image, "waitfile=true")
+	if out := must(t, "ctl", "merge"); !strings.HasPrefix(out, "there is nothing to merge") {
+		t.Errorf("merge says %q", out)
+	}
+	images, want := map[string]string{}, map[string][]byte{}
+	for _, name := range []string{"one", "two", "three", "four"} {
+		want[name] = make([]byte, 1<<20)
+		images[name] = harness.Image(t, t.TempDir(), "image", want[name])
+		must(t, "ctl", "add", name, "exportname="+images[name], "waitfile=true")
 		if err := dial(t, s, name).WriteAt(t.Context(), []byte(name), 70000, 0); err != nil {
 			t.Fatal(err)
 		}
-		harness.Same(t, image, want)
-		if name == "two" {
-			list[struct{}](t, "merge", name)
-		} else if out := must(t, "ctl", "merge", name); out != "begun; the server's log tells the end\n" {
-			t.Errorf("merge says %q", out)
+		harness.Same(t, images[name], want[name])
+		copy(want[name][70000:], name)
+	}
+	if x := waiting(t, "one"); x.State != "collecting" || x.Waiting < 3 {
+		t.Errorf("%+v", x)
+	}
+	if out := must(t, "ctl", "merge", "one"); !strings.HasPrefix(out, `"one": begun, with `) {
+		t.Errorf("merge says %q", out)
+	}
+	for end := time.Now().Add(limit); waiting(t, "one").State != "merged"; {
+		if time.Now().After(end) {
+			t.Fatal("it is not merged")
 		}
-		for end := time.Now().Add(limit); !strings.Contains(s.Log(), "merged export="+name); {
-			if time.Now().After(end) {
-				t.Fatal("it is not merged")
-			}
-			time.Sleep(time.Millisecond) // the log is not a channel
-		}
-		copy(want[70000:], name)
-		harness.Same(t, image, want)
+	}
+	if out := must(t, "ctl", "merge", "--wait", "two"); out != "\"two\": merged\n" {
+		t.Errorf("merge says %q", out)
+	}
+	if x := waiting(t, "three"); x.State != "collecting" {
+		t.Errorf("another one was merged, too: %+v", x)
+	}
+	if done := list[[]control.Merge](t, "merge", "--wait"); len(done) != 4 || done[3].Export != "four" || done[3].State != "merged" {
+		t.Errorf("%+v", done)
+	}
+	for name, image := range images {
+		harness.Same(t, image, want[name])
 	}
 	refused(t, 3, "there is no such export", "ctl", "merge", "zzz")
+	ctlMergeFails(t, s)
+}
+
+// ctlMergeFails has a merge fail: who waits for it is told, and the list tells it.
+func ctlMergeFails(t *testing.T, s *harness.Server) {
+	dir := t.TempDir()
+	must(t, "ctl", "add", "five", "exportname="+filepath.Join(dir, "image"), "waitfile="+filepath.Join(dir, "diff"), "filesize=1048576")
+	if err := dial(t, s, "five").WriteAt(t.Context(), make([]byte, 4096), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, 1, "no such file", "ctl", "merge", "--wait", "five") // the image has not come yet
+	if x := waiting(t, "five"); x.State != "collecting" || !strings.Contains(x.Error, "no such file") {
+		t.Errorf("%+v", x)
+	}
+	harness.Same(t, harness.Image(t, dir, "image", make([]byte, 1<<20)), make([]byte, 1<<20))
+	must(t, "ctl", "merge", "--wait", "five")
+	if x := waiting(t, "five"); x.State != "merged" || x.Error != "" {
+		t.Errorf("%+v", x)
+	}
+}
+
+// waiting returns how far an export is merged.
+func waiting(t *testing.T, name string) control.Merge {
+	t.Helper()
+	for _, x := range list[[]control.Export](t, "list") {
+		if x.Name == name && x.Merge != nil {
+			return *x.Merge
+		}
+	}
+	t.Fatalf("of %s nothing is known", name)
+	return control.Merge{}
 }
 
 // TestCtlConnections wants to know since when a client is there, what it has read, and
@@ -289,12 +341,22 @@ func ctlExports(t *testing.T, s *harness.Server) {
 	refused(t, 3, "there is no such export", "ctl", "change", "c", "readonly=true")
 	refused(t, 3, "there is no such export", "ctl", "remove", "c")
 
+	if x := list[control.Section](t, "show", "b"); x.Name != "b" || x.State != "serving" || x.Origin != "run time" || len(x.Keys) != 2 || x.Keys["exportname"] != "memory:2M" || x.Keys["readonly"] != "true" {
+		t.Errorf("%+v", x)
+	}
+	if out := must(t, "ctl", "show", "b"); out != "# from \"run time\"\n[b]\n\texportname = memory:2M\n\treadonly = true\n" {
+		t.Errorf("show prints %q", out)
+	}
+	refused(t, 3, "there is no such export", "ctl", "show", "c")
 	b := dial(t, s, "b")
 	if out := must(t, "ctl", "change", "b", "exportname=memory:3M"); !strings.Contains(out, "pending") {
 		t.Errorf("change prints %q", out)
 	}
 	if b.Size() != 2<<20 || list[[]control.Export](t, "list")[1].State != "pending" {
 		t.Error("the export is not pending")
+	}
+	if out := must(t, "ctl", "show", "b"); !strings.Contains(out, "# pending") || !strings.Contains(out, "memory:3M") {
+		t.Errorf("show prints %q", out)
 	}
 	must(t, "ctl", "change", "b", "readonly=", "exportname=memory:4M", "--drain")
 	again := dial(t, s, "b")
@@ -320,12 +382,21 @@ func ctlExports(t *testing.T, s *harness.Server) {
 	if out := must(t, "ctl", "reload"); out != "nothing has changed\n" {
 		t.Errorf("reload prints %q", out)
 	}
+	if x := list[control.Status](t, "status"); x.Reload == nil || x.Reload.Error != "" {
+		t.Errorf("behind a reload: %+v", x.Reload)
+	}
 	list[control.Changes](t, "add", "e", "exportname=memory:1M")
 	if done := list[control.Changes](t, "remove", "e"); fmt.Sprint(done.Removed) != "[e]" {
 		t.Errorf("%+v", done)
 	}
 	s.WriteConfig(t, "", "[a]\nexportname = memory:1M\nreadonly = perhaps\n")
 	refused(t, 1, `"perhaps" is not a boolean`, "ctl", "reload")
+	if x := list[control.Status](t, "status"); x.Reload == nil || !strings.Contains(x.Reload.Error, `"perhaps" is not a boolean`) {
+		t.Errorf("behind a bad reload: %+v", x.Reload)
+	}
+	if out := must(t, "ctl", "status"); !strings.Contains(out, "NOT taken over") {
+		t.Errorf("behind a bad reload: %s", out)
+	}
 	if n := len(list[[]control.Export](t, "list")); n != 2 {
 		t.Errorf("%d exports behind a bad reload", n)
 	}

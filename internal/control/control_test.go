@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -74,11 +75,24 @@ func (f *fake) RemoveExport(ctx context.Context, name string, how Clients) (Chan
 
 func (f *fake) Reload(context.Context) (Changes, error) { return Changes{}, f.note("reload") }
 func (f *fake) ReloadCerts(context.Context) error       { return f.note("certs") }
-func (f *fake) Merge(_ context.Context, name string) error {
+func (f *fake) Section(_ context.Context, name string) (Section, error) {
+	return Section{Name: name, Keys: map[string]string{"exportname": "/a\n"}}, f.note("section %s", name)
+}
+
+func (f *fake) Merge(ctx context.Context, name string, wait bool) ([]Merge, error) {
 	if name == "panic" {
 		panic("merge")
 	}
-	return f.note("merge %s", name)
+	if f.block != nil {
+		if err := f.block(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return []Merge{{Export: name, State: "merged"}}, f.note("merge %s %v", name, wait)
+}
+
+func (f *fake) MergeAll(_ context.Context, wait bool) ([]Merge, error) {
+	return []Merge{}, f.note("merge all %v", wait)
 }
 
 // start serves h on a socket of the test, whose path it returns.
@@ -143,7 +157,9 @@ func TestRequests(t *testing.T) {
 		{Request{Op: OpRemove, Export: "x"}, &Changes{}, &Changes{Removed: []string{"x"}}},
 		{Request{Op: OpReload}, &Changes{}, &Changes{}},
 		{Request{Op: OpCerts}, nil, nil},
-		{Request{Op: OpMerge, Export: "x"}, nil, nil},
+		{Request{Op: OpMerge, Export: "x"}, &[]Merge{}, &[]Merge{{Export: "x", State: "merged"}}},
+		{Request{Op: OpMerge, All: true, Wait: true}, &[]Merge{}, &[]Merge{}},
+		{Request{Op: OpShow, Export: "x"}, &Section{}, &Section{Name: "x", Keys: map[string]string{"exportname": "/a\n"}}},
 	} {
 		if err := c.Do(t.Context(), x.r, x.result); err != nil {
 			t.Errorf("%s: %v", x.r.Op, err)
@@ -152,7 +168,7 @@ func TestRequests(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", x.r.Op, x.result, x.want)
 		}
 	}
-	want := "status; exports; connections; close 5 drain; add x map[exportname:/x \\ \n]; change x map[exportname:/x \\ \n] cut; remove x stay; reload; certs; merge x"
+	want := "status; exports; connections; close 5 drain; add x map[exportname:/x \\ \n]; change x map[exportname:/x \\ \n] cut; remove x stay; reload; certs; merge x false; merge all true; section x"
 	if got := strings.Join(f.calls, "; "); got != want {
 		t.Errorf("the handler was asked %q, want %q", got, want)
 	}
@@ -225,6 +241,8 @@ func TestRawRequests(t *testing.T) {
 		`{"v":1,"op":"remove","clients":"eaten"}` + "\n":                   `want stay, drain or cut`,
 		`{"v":1,"op":"remove","seconds":-1}` + "\n":                        `seconds is -1`,
 		`{"v":1,"op":"remove","keys":{"a":"b"}}` + "\n":                    `has no keys`,
+		`{"v":1,"op":"remove","wait":true}` + "\n":                         `neither all nor wait`,
+		`{"v":1,"op":"merge","export":"x","all":true}` + "\n":              `of all, and of one export`,
 		`{"v":1,"op":"close","id":-1,"clients":"cut"}` + "\n":              `cannot be understood`,
 		strings.Repeat(" ", MaxRequest-30) + `{"v":1,"op":"certs"}` + "\n": `{"v":1,"result":{}}`,
 		strings.Repeat("x", MaxRequest+8192) + "\n":                        `longer than`,
@@ -278,6 +296,35 @@ func TestWaiting(t *testing.T) {
 	// The server ends while a request waits: the cleanup of start checks that.
 	go other.Do(t.Context(), Request{Op: OpRemove, Export: "x", Seconds: 3600}, nil)
 	<-waiting
+}
+
+// TestLongWait: who waits for an answer for longer than a client may be idle gets it.
+func TestLongWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{block: func(ctx context.Context) error {
+			select {
+			case <-time.After(5 * idleTime):
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}}
+		here, there := net.Pipe()
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			serve(t.Context(), there, f, slog.New(slog.DiscardHandler))
+		}()
+		c := newClient(here, "test")
+		for range 2 {
+			if err := c.Do(t.Context(), Request{Op: OpMerge, Export: "x", Wait: true, Seconds: maxSeconds}, nil); err != nil {
+				t.Error(err)
+			}
+		}
+		// Behind an answer a client is idle, and not for ever.
+		<-served
+		c.Close()
+	})
 }
 
 // TestCrowd wants one client too many to be told.

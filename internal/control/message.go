@@ -26,13 +26,14 @@ const (
 	OpStatus      Op = "status"      // a [Status]
 	OpList        Op = "list"        // a list of [Export]
 	OpConnections Op = "connections" // a list of [Connection]
+	OpShow        Op = "show"        // the [Section] of Export
 	OpClose       Op = "close"       // the connection ID; Clients is drain or cut
 	OpAdd         Op = "add"         // Export, of Keys: [Changes]
 	OpChange      Op = "change"      // Export, of Keys, and what becomes of its Clients: [Changes]
 	OpRemove      Op = "remove"      // Export, and what becomes of its Clients: [Changes]
 	OpReload      Op = "reload"      // the configuration file: [Changes]
 	OpCerts       Op = "certs"       // keys and certificates are read again
-	OpMerge       Op = "merge"       // what the wait layer of Export has collected
+	OpMerge       Op = "merge"       // what the waitfile of Export, or of All, has collected: a list of [Merge]
 )
 
 // Request is what a client asks for.
@@ -46,8 +47,12 @@ type Request struct {
 	// Clients says what becomes of connections that are in the way: "stay",
 	// which "" means, "drain" or "cut".
 	Clients string `json:"clients,omitempty"`
-	// Seconds bounds the wait for them. 0 means 30.
+	// Seconds bounds the wait for them, and for a merge. 0 means 30.
 	Seconds float64 `json:"seconds,omitempty"`
+	// All merges what all exports have collected; none is named then.
+	All bool `json:"all,omitempty"`
+	// Wait has the answer to a merge come when it has ended.
+	Wait bool `json:"wait,omitempty"`
 }
 
 // Response is the answer to a Request: a result or an error.
@@ -91,6 +96,41 @@ type Status struct {
 	Config      []string  `json:"config"` // files; the first one is the main one
 	Exports     int       `json:"exports"`
 	Connections int       `json:"connections"`
+	Listening   []string  `json:"listening"` // addresses
+	// Reload is the last one, nil if there was none.
+	Reload *Reload `json:"reload,omitempty"`
+	// TransactionLogs are those that are open.
+	TransactionLogs []TransactionLog `json:"transactionlogs,omitempty"`
+}
+
+// Reload says how the configuration was read again.
+type Reload struct {
+	At    time.Time `json:"at"`
+	Error string    `json:"error,omitempty"` // why it was not taken over
+}
+
+// TransactionLog describes a transaction log.
+type TransactionLog struct {
+	File string `json:"file"`
+	Lost uint64 `json:"lost"` // records that its disk was too full, or too slow for
+}
+
+// Section is what an export was configured by.
+type Section struct {
+	Name string `json:"name"`
+	// State is that of the export. Where it is pending, the keys are those that are to come.
+	State  string `json:"state"`
+	Origin string `json:"origin"`
+	// Keys are those that have other values than their defaults.
+	Keys map[string]string `json:"keys"`
+}
+
+// Merge says how far a waitfile is merged.
+type Merge struct {
+	Export  string `json:"export"`
+	State   string `json:"state"`           // collecting, merging or merged
+	Waiting int64  `json:"waiting"`         // bytes that are in the waitfile
+	Error   string `json:"error,omitempty"` // why the last merge failed
 }
 
 // Export describes an export.
@@ -106,6 +146,8 @@ type Export struct {
 	// file or "run time".
 	Source string `json:"source"`
 	Origin string `json:"origin"`
+	// Merge is nil where nothing waits, or did, to be merged.
+	Merge *Merge `json:"merge,omitempty"`
 }
 
 // Connection describes a connection.
@@ -113,7 +155,7 @@ type Connection struct {
 	ID       uint64    `json:"id"`
 	Client   string    `json:"client"`
 	Export   string    `json:"export"`
-	Phase    string    `json:"phase"` // handshake or transmission
+	Phase    string    `json:"phase"` // handshake, transmission or closing
 	Since    time.Time `json:"since"`
 	TLS      string    `json:"tls"`     // the version, or nothing
 	TLSPeer  string    `json:"tlspeer"` // the name in the client's certificate
@@ -123,6 +165,15 @@ type Connection struct {
 	Read     uint64    `json:"read"`    // bytes, by the client
 	Written  uint64    `json:"written"` // bytes, by the client
 	InFlight int       `json:"inflight"`
+	// Process is the client's, on a unix socket and where the system tells; else nil.
+	Process *Process `json:"process,omitempty"`
+}
+
+// Process is who has connected to a unix socket.
+type Process struct {
+	PID int    `json:"pid"` // 0 where the server cannot see it
+	UID uint32 `json:"uid"`
+	GID uint32 `json:"gid"`
 }
 
 // Changes says what a change did, by the names of exports.
@@ -190,6 +241,10 @@ func (r *Request) check() *Error {
 		return errorf(BadRequest, "seconds is %v; want 0 to %d", r.Seconds, maxSeconds)
 	case len(r.Keys) > 0 && r.Op != OpAdd && r.Op != OpChange:
 		return errorf(BadRequest, "%q has no keys", short(string(r.Op)))
+	case (r.All || r.Wait) && r.Op != OpMerge:
+		return errorf(BadRequest, "%q has neither all nor wait", short(string(r.Op)))
+	case r.All && r.Export != "":
+		return errorf(BadRequest, "merge is of all, and of one export; it can only be one of the two")
 	}
 	return nil
 }

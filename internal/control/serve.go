@@ -8,8 +8,10 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,8 +35,12 @@ type Handler interface {
 	Reload(ctx context.Context) (Changes, error)
 	// ReloadCerts reads keys and certificates again.
 	ReloadCerts(ctx context.Context) error
-	// Merge merges what the wait layer of an export has collected.
-	Merge(ctx context.Context, name string) error
+	// Section returns what an export was configured by.
+	Section(ctx context.Context, name string) (Section, error)
+	// Merge begins to merge what the waitfile of an export has collected, and, with wait,
+	// waits for the end, until ctx is done. MergeAll is Merge for all exports.
+	Merge(ctx context.Context, name string, wait bool) ([]Merge, error)
+	MergeAll(ctx context.Context, wait bool) ([]Merge, error)
 }
 
 // Limits of a server.
@@ -94,7 +100,9 @@ func serve(ctx context.Context, nc net.Conn, h Handler, log *slog.Logger) {
 	defer cancel(nil)
 	defer nc.Close()
 	defer context.AfterFunc(ctx, func() { nc.SetReadDeadline(time.Unix(1, 0)) })()
-	for line := range received(ctx, nc, cancel) {
+	var marks atomic.Int64
+	for line := range received(ctx, nc, cancel, &marks) {
+		marks.Add(1)
 		r, bad := line.request, line.bad
 		resp := Response{}
 		if bad == nil {
@@ -107,6 +115,7 @@ func serve(ctx context.Context, nc net.Conn, h Handler, log *slog.Logger) {
 		if send(nc, resp) != nil || line.last {
 			return
 		}
+		marks.Add(1)
 	}
 }
 
@@ -120,12 +129,15 @@ type line struct {
 // received returns what a client sends. Reading goes on while a request is
 // carried out, so that the end of a connection is noticed: then ctx is cancelled. A
 // client that has only ended its own half, as a pipe into a socket does, gets its answers.
-func received(ctx context.Context, nc net.Conn, cancel context.CancelCauseFunc) <-chan line {
+// One that waits for an answer is not idle: marks counts the beginnings and the ends of
+// requests.
+func received(ctx context.Context, nc net.Conn, cancel context.CancelCauseFunc, marks *atomic.Int64) <-chan line {
 	all := make(chan line)
 	go func() {
 		defer close(all)
 		in := lines{r: nc, limit: MaxRequest}
 		for {
+			before := marks.Load()
 			nc.SetReadDeadline(time.Now().Add(idleTime))
 			if ctx.Err() != nil {
 				return // set the deadline behind who ends ctx
@@ -133,6 +145,8 @@ func received(ctx context.Context, nc net.Conn, cancel context.CancelCauseFunc) 
 			text, err := in.read()
 			var x line
 			switch {
+			case errors.Is(err, os.ErrDeadlineExceeded) && (before%2 == 1 || marks.Load() != before):
+				continue // a request is being carried out, or was
 			case errors.Is(err, errTooLong):
 				x = line{bad: errorf(BadRequest, "the request is longer than %d bytes", MaxRequest), last: true}
 			case err == io.EOF: // perhaps only of what it has to say
@@ -189,6 +203,8 @@ func perform(ctx context.Context, r *Request, h Handler, log *slog.Logger) (resu
 		switch {
 		case r.Op == OpClose:
 			attrs = append(attrs, "connection", r.ID)
+		case r.All:
+			attrs = append(attrs, "all", true)
 		case r.Op != OpReload && r.Op != OpCerts:
 			attrs = append(attrs, "export", short(r.Export))
 		}
@@ -210,7 +226,9 @@ func perform(ctx context.Context, r *Request, h Handler, log *slog.Logger) (resu
 }
 
 // asks tells whether a request changes nothing.
-func asks(op Op) bool { return op == OpStatus || op == OpList || op == OpConnections }
+func asks(op Op) bool {
+	return op == OpStatus || op == OpList || op == OpConnections || op == OpShow
+}
 
 // call calls the method for a request.
 func call(ctx context.Context, r *Request, h Handler) (any, error) {
@@ -234,8 +252,13 @@ func call(ctx context.Context, r *Request, h Handler) (any, error) {
 		return h.Reload(ctx)
 	case OpCerts:
 		return nothing{}, h.ReloadCerts(ctx)
+	case OpShow:
+		return h.Section(ctx, r.Export)
 	case OpMerge:
-		return nothing{}, h.Merge(ctx, r.Export)
+		if r.All {
+			return h.MergeAll(ctx, r.Wait)
+		}
+		return h.Merge(ctx, r.Export, r.Wait)
 	}
 	return nil, errorf(BadRequest, "there is no request %q", short(string(r.Op)))
 }

@@ -41,6 +41,7 @@ What is changed here lasts until the server ends, or reads its configuration aga
 An export that is changed or removed may have clients. They stay, until they leave by themselves, unless --drain or --cut is given. --drain ends each connection when it has answered what the client has asked; a client that connects again, as the kernel's does when it is told to, loses nothing. --cut ends them at once.`,
 		Example: `  nbd ctl connections
   nbd ctl add scratch exportname=memory:1G
+  nbd ctl show disk
   nbd ctl change disk readonly=true --drain
   nbd ctl remove scratch --cut
   nbd ctl list --json`,
@@ -48,15 +49,18 @@ An export that is changed or removed may have clients. They stay, until they lea
 	c.PersistentFlags().StringVarP(&x.socket, "socket", "s", "", "the `PATH` of the server's control socket (default $"+socketVariable+", or "+DefaultSocket+")")
 	c.PersistentFlags().DurationVar(&x.timeout, "timeout", 30*time.Second, "how long to wait for the server, and for connections to end, a `TIME` such as 30s or 5m")
 	c.PersistentFlags().BoolVar(&x.json, "json", false, "print JSON; what has nothing to tell prints {}, and an error goes to standard error, as {\"error\": {\"code\": CODE, \"text\": TEXT}}")
-	return group(c, x.status(), x.list(), x.connections(), x.close(), x.add(), x.change(), x.remove(), x.reload(), x.certs(), x.merge())
+	return group(c, x.status(), x.list(), x.show(), x.connections(), x.close(), x.add(), x.change(), x.remove(), x.reload(), x.certs(), x.merge())
 }
+
+// maxTimeout is the longest that --timeout can be.
+const maxTimeout = 24 * time.Hour
 
 // grace is what the server's answer that time is up may take to come.
 const grace = time.Second
 
 // ask sends one request, and waits as long as --timeout says.
 func (x *ctl) ask(ctx context.Context, r control.Request, result any) error {
-	if x.timeout <= 0 || x.timeout > 24*time.Hour {
+	if x.timeout <= 0 || x.timeout > maxTimeout {
 		return fmt.Errorf("--timeout is %v; want more than 0, and 24h at most", x.timeout)
 	}
 	r.Seconds = x.timeout.Seconds()
@@ -72,7 +76,7 @@ func (x *ctl) ask(ctx context.Context, r control.Request, result any) error {
 
 // do sends one request. If result is not nil, it is printed: as JSON if that was asked
 // for, else by table.
-func (x *ctl) do(cmd *cobra.Command, r control.Request, result any, table func()) error {
+func (x *ctl) do(cmd *cobra.Command, r control.Request, result any, table func() error) error {
 	err := x.ask(cmd.Context(), r, result)
 	switch {
 	case err != nil:
@@ -81,7 +85,7 @@ func (x *ctl) do(cmd *cobra.Command, r control.Request, result any, table func()
 	case x.json:
 		return printJSON(cmd, result)
 	default:
-		table()
+		return table()
 	}
 	return nil
 }
@@ -122,10 +126,10 @@ func explain(err error) error {
 func (x *ctl) status() *cobra.Command {
 	return command(&cobra.Command{
 		Use: "status", Short: "print what the server is", Args: cobra.NoArgs,
-		Long: `Prints the server's version and process, since when it serves, its configuration, and how many exports and connections it has.`,
+		Long: `Prints the server's version and process, since when it serves, its configuration, where it listens, and how many exports and connections it has; how the last reload ended, if there was one; and the transaction logs that are open, with how many records are missing there, because their disk was full or too slow.`,
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
 			var s control.Status
-			return x.do(cmd, control.Request{Op: control.OpStatus}, &s, func() { printStatus(cmd.OutOrStdout(), &s) })
+			return x.do(cmd, control.Request{Op: control.OpStatus}, &s, func() error { printStatus(cmd.OutOrStdout(), &s); return nil })
 		}),
 	})
 }
@@ -147,21 +151,33 @@ broken: making data stable has failed, so that written data may be lost; it can 
 
 out of order: it could not be opened again.
 
-The size is missing where each client has a device of its own.`,
+The size is missing where each client has a device of its own. WAITFILE tells of an export with waitfile whether it is collecting, merging or merged, how much there is to merge, and whether the last merge failed.`,
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
 			list := []control.Export{}
-			return x.do(cmd, control.Request{Op: control.OpList}, &list, func() { printExports(cmd.OutOrStdout(), list) })
+			return x.do(cmd, control.Request{Op: control.OpList}, &list, func() error { printExports(cmd.OutOrStdout(), list); return nil })
 		}),
+	})
+}
+
+func (x *ctl) show() *cobra.Command {
+	return command(&cobra.Command{
+		Use: "show NAME", Short: "print the keys of an export", Args: cobra.ExactArgs(1),
+		Long: `Prints how an export is configured, with what was changed by "nbd ctl change", as a section of the configuration file: each key that has another value than its default. With --json the keys are an object, by the name of keys, with values as add and change take them.`,
+		RunE: runs(func(cmd *cobra.Command, args []string) error {
+			var s control.Section
+			return x.do(cmd, control.Request{Op: control.OpShow, Export: args[0]}, &s, func() error { return printSection(cmd.OutOrStdout(), &s) })
+		}),
+		ValidArgsFunction: x.complete(control.OpList),
 	})
 }
 
 func (x *ctl) connections() *cobra.Command {
 	return command(&cobra.Command{
 		Use: "connections", Short: "list the connections", Args: cobra.NoArgs,
-		Long: `Lists the connections: from where, to which export, for how long, with which TLS and which holder of a certificate, how much was read and written, how many requests were answered with an error, and how many are not answered yet. A connection without an export is still negotiating.`,
+		Long: `Lists the connections: from where, to which export, for how long, with which TLS and which holder of a certificate, how much was read and written, how many requests were answered with an error, and how many are not answered yet. A connection without an export is still negotiating; one that is closing does nothing any more, but waits a moment for its client to close, too. Of a client on a unix socket the process, the user and the group are shown, where the system tells (Linux), as they were when it connected; pid=0 is a process that the server cannot see.`,
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
 			list := []control.Connection{}
-			return x.do(cmd, control.Request{Op: control.OpConnections}, &list, func() { printConnections(cmd.OutOrStdout(), list, time.Now()) })
+			return x.do(cmd, control.Request{Op: control.OpConnections}, &list, func() error { printConnections(cmd.OutOrStdout(), list, time.Now()); return nil })
 		}),
 	})
 }
@@ -227,7 +243,7 @@ func keys(args []string) (map[string]string, error) {
 // changes sends a request whose result are changes.
 func (x *ctl) changes(cmd *cobra.Command, r control.Request) error {
 	var done control.Changes
-	return x.do(cmd, r, &done, func() { printChanges(cmd.OutOrStdout(), &done) })
+	return x.do(cmd, r, &done, func() error { printChanges(cmd.OutOrStdout(), &done); return nil })
 }
 
 func (x *ctl) add() *cobra.Command {
@@ -337,17 +353,25 @@ func (x *ctl) certs() *cobra.Command {
 }
 
 func (x *ctl) merge() *cobra.Command {
-	return command(&cobra.Command{
-		Use: "merge NAME", Short: "merge what an export with waitfile has collected", Args: cobra.ExactArgs(1),
-		Long: `Merges the changes that an export with waitfile has collected into what it stands before, as SIGUSR1 does for all exports. Clients are served meanwhile; the command does not wait for the end, which the server's log tells.`,
+	wait := false
+	c := &cobra.Command{
+		Use: "merge [--wait] [NAME]", Short: "merge what exports with waitfile have collected", Args: cobra.MaximumNArgs(1),
+		Long: `Merges the changes that an export with waitfile has collected into what it stands before; without a NAME, those of all exports, as SIGUSR1 does. Clients are served meanwhile. The command does not wait for the end: "nbd ctl list" shows how far the merge is, and the server's log tells how it ended. With --wait it waits, as long as it takes unless --timeout is given, and its exit status tells how the merge ended; a merge that is not waited for any more goes on.`,
 		RunE: runs(func(cmd *cobra.Command, args []string) error {
-			if err := x.do(cmd, control.Request{Op: control.OpMerge, Export: args[0]}, nil, nil); err != nil {
-				return err
+			r := control.Request{Op: control.OpMerge, All: len(args) == 0, Wait: wait}
+			if !r.All {
+				r.Export = args[0]
 			}
-			return x.done(cmd, "begun; the server's log tells the end")
+			if wait && !cmd.Flag("timeout").Changed {
+				x.timeout = maxTimeout
+			}
+			list := []control.Merge{}
+			return x.do(cmd, r, &list, func() error { printMerges(cmd.OutOrStdout(), list, wait); return nil })
 		}),
 		ValidArgsFunction: x.complete(control.OpList),
-	})
+	}
+	c.Flags().BoolVar(&wait, "wait", false, "wait for the end")
+	return command(c)
 }
 
 // complete completes the first argument by asking the server: what it does not

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"nbd.example/nbd/internal/control"
+	"nbd.example/nbd/internal/nbdconf"
 )
 
 // table writes rows in columns, the head first.
@@ -54,18 +55,34 @@ func age(since, now time.Time) string {
 }
 
 func printStatus(w io.Writer, s *control.Status) {
-	table(w, [][]string{
+	rows := [][]string{
 		{"program", cell(s.Program)},
 		{"process", fmt.Sprint(s.PID)},
 		{"since", s.Since.Local().Format(time.RFC3339)},
 		{"configuration", cell(strings.Join(s.Config, ", "))},
+		{"listening", cell(strings.Join(s.Listening, ", "))},
 		{"exports", fmt.Sprint(s.Exports)},
 		{"connections", fmt.Sprint(s.Connections)},
-	})
+	}
+	if r := s.Reload; r != nil {
+		how := "taken over"
+		if r.Error != "" {
+			how = "NOT taken over, the earlier configuration is in force: " + strings.ReplaceAll(r.Error, "\n", "; ")
+		}
+		rows = append(rows, []string{"reload", r.At.Local().Format(time.RFC3339) + ", " + how})
+	}
+	for _, l := range s.TransactionLogs {
+		text := cell(l.File)
+		if l.Lost > 0 {
+			text += fmt.Sprintf(", %d records LOST", l.Lost)
+		}
+		rows = append(rows, []string{"transaction log", text})
+	}
+	table(w, rows)
 }
 
 func printExports(w io.Writer, list []control.Export) {
-	rows := [][]string{{"NAME", "STATE", "CLIENTS", "SIZE", "MODE", "SOURCE", "FROM"}}
+	rows := [][]string{{"NAME", "STATE", "CLIENTS", "SIZE", "MODE", "WAITFILE", "SOURCE", "FROM"}}
 	for _, x := range list {
 		size, mode := "-", "rw"
 		if x.Size >= 0 {
@@ -85,9 +102,45 @@ func printExports(w io.Writer, list []control.Export) {
 		if x.Name == "" {
 			name = `""` // the default export
 		}
-		rows = append(rows, []string{name, x.State, clients, size, mode, cell(x.Source), cell(x.Origin)})
+		rows = append(rows, []string{name, x.State, clients, size, mode, waitfile(x.Merge), cell(x.Source), cell(x.Origin)})
 	}
 	table(w, rows)
+}
+
+// waitfile tells how far a waitfile is merged.
+func waitfile(m *control.Merge) string {
+	switch {
+	case m == nil:
+		return "-"
+	case m.Error != "":
+		return m.State + "," + count(uint64(m.Waiting)) + ",failed"
+	case m.State == "merged":
+		return m.State
+	}
+	return m.State + "," + count(uint64(m.Waiting))
+}
+
+// printMerges tells what has become of merges, or that they have begun.
+func printMerges(w io.Writer, list []control.Merge, ended bool) {
+	if len(list) == 0 {
+		fmt.Fprintln(w, "there is nothing to merge: no export that is open has waitfile")
+	}
+	for _, m := range list {
+		text := fmt.Sprintf("begun, with %s to merge; \"nbd ctl list\" tells how far it is, the server's log the end", count(uint64(m.Waiting)))
+		if ended || m.State == "merged" {
+			text = "merged"
+		}
+		fmt.Fprintf(w, "%q: %s\n", m.Export, text)
+	}
+}
+
+// printSection prints a section as a configuration file has it.
+func printSection(w io.Writer, s *control.Section) error {
+	fmt.Fprintf(w, "# from %s\n", cell(s.Origin))
+	if s.State == "pending" {
+		fmt.Fprintln(w, "# pending: the clients that are there have other settings until they leave")
+	}
+	return nbdconf.WriteValues(w, s.Name, s.Keys)
 }
 
 func printConnections(w io.Writer, list []control.Connection, now time.Time) {
@@ -100,10 +153,17 @@ func printConnections(w io.Writer, list []control.Connection, now time.Time) {
 		case c.Export == "":
 			export = `""`
 		}
+		if c.Phase == "closing" {
+			export += " (closing)"
+		}
 		if c.TLSPeer != "" {
 			tls += " " + c.TLSPeer
 		}
-		rows = append(rows, []string{fmt.Sprint(c.ID), cell(c.Client), export, age(c.Since, now), cell(tls),
+		client := cell(c.Client)
+		if p := c.Process; p != nil {
+			client += fmt.Sprintf(",pid=%d,uid=%d,gid=%d", p.PID, p.UID, p.GID)
+		}
+		rows = append(rows, []string{fmt.Sprint(c.ID), client, export, age(c.Since, now), cell(tls),
 			count(c.Read), count(c.Written), fmt.Sprint(c.Requests), fmt.Sprint(c.Errors), fmt.Sprint(c.InFlight)})
 	}
 	table(w, rows)

@@ -36,29 +36,61 @@ func TestTables(t *testing.T) {
 	var b strings.Builder
 	printExports(&b, []control.Export{
 		{Name: "", State: "serving", Clients: 1, Size: 1 << 20, MaxConnections: 2, Source: "/srv/a b", Origin: "command line"},
-		{Name: "x", State: "out of order", Size: -1, ReadOnly: true, TLS: true},
+		{Name: "x", State: "out of order", Size: -1, ReadOnly: true, TLS: true, Merge: &control.Merge{State: "collecting", Waiting: 1536}},
+		{Name: "y", State: "serving", Size: -1, Merge: &control.Merge{State: "merged"}},
+		{Name: "z", State: "serving", Size: -1, Merge: &control.Merge{State: "merging", Waiting: 512, Error: "no space"}},
 	})
 	now := time.Now()
 	printConnections(&b, []control.Connection{
 		{ID: 1, Client: "10.0.0.1:5", Export: "x", Phase: "transmission", Since: now, TLS: "TLS 1.3", TLSPeer: "me", Read: 2048, Requests: 7, Errors: 1, InFlight: 3},
-		{ID: 2, Client: "unix", Phase: "handshake", Since: now},
+		{ID: 2, Client: "unix", Phase: "handshake", Since: now, Process: &control.Process{PID: 7, UID: 8, GID: 9}},
 		{ID: 3, Client: "unix", Phase: "transmission", Since: now},
+		{ID: 4, Client: "unix", Export: "x", Phase: "closing", Since: now},
 	}, now)
 	printChanges(&b, &control.Changes{Added: []string{"a"}, Pending: []string{"b c"}})
 	printChanges(&b, &control.Changes{Kept: []string{"a"}})
-	want := `NAME  STATE         CLIENTS  SIZE  MODE    SOURCE      FROM
-""    serving       1/2      1.0M  rw      "/srv/a b"  "command line"
-x     out of order  0        -     ro,tls  -           -
-ID  CLIENT      EXPORT       AGE  TLS           READ  WRITTEN  REQUESTS  ERRORS  IN FLIGHT
-1   10.0.0.1:5  x            0s   "TLS 1.3 me"  2.0K  0        7         1       3
-2   unix        (handshake)  0s   -             0     0        0         0       0
-3   unix        ""           0s   -             0     0        0         0       0
+	printMerges(&b, nil, false)
+	printMerges(&b, []control.Merge{{Export: "a", State: "collecting", Waiting: 2048}, {Export: "b", State: "merged"}}, false)
+	printMerges(&b, []control.Merge{{Export: "a", State: "merged"}}, true)
+	if err := printSection(&b, &control.Section{Name: "a", State: "pending", Origin: "c.conf:5", Keys: map[string]string{"authfile": " x", "exportname": "y"}}); err != nil {
+		t.Error(err)
+	}
+	want := `NAME  STATE         CLIENTS  SIZE  MODE    WAITFILE            SOURCE      FROM
+""    serving       1/2      1.0M  rw      -                   "/srv/a b"  "command line"
+x     out of order  0        -     ro,tls  collecting,1.5K     -           -
+y     serving       0        -     rw      merged              -           -
+z     serving       0        -     rw      merging,512,failed  -           -
+ID  CLIENT                  EXPORT       AGE  TLS           READ  WRITTEN  REQUESTS  ERRORS  IN FLIGHT
+1   10.0.0.1:5              x            0s   "TLS 1.3 me"  2.0K  0        7         1       3
+2   unix,pid=7,uid=8,gid=9  (handshake)  0s   -             0     0        0         0       0
+3   unix                    ""           0s   -             0     0        0         0       0
+4   unix                    x (closing)  0s   -             0     0        0         0       0
 "a": added
 "b c": pending, until the clients that are there have left
 nothing has changed
+there is nothing to merge: no export that is open has waitfile
+"a": begun, with 2.0K to merge; "nbd ctl list" tells how far it is, the server's log the end
+"b": merged
+"a": merged
+# from c.conf:5
+# pending: the clients that are there have other settings until they leave
+[a]
+	exportname = y
+	authfile = \sx
 `
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+	b.Reset()
+	printStatus(&b, &control.Status{
+		Program: "p", PID: 7, Since: now, Listening: []string{"[::]:10809", "/run/s"},
+		Reload:          &control.Reload{At: now, Error: "c.conf:5: bad\nc.conf:6: bad, too"},
+		TransactionLogs: []control.TransactionLog{{File: "/log"}, {File: "/log2", Lost: 3}},
+	})
+	for _, want := range []string{`"[::]:10809, /run/s"`, "NOT taken over", "c.conf:5: bad; c.conf:6: bad, too", "/log\n", "/log2, 3 records LOST\n"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the status lacks %q:\n%s", want, b.String())
+		}
 	}
 }
 

@@ -1,6 +1,9 @@
 package nbdconf
 
 import (
+	"fmt"
+	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -74,4 +77,21 @@ func (x *Export) Values() map[string]string {
 		}
 	}
 	return m
+}
+
+// WriteValues writes a section of that name with keys as Values returns them: exportname
+// first, the others by name.
+func WriteValues(w io.Writer, name string, keys map[string]string) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "[%s]\n", name)
+	if v, ok := keys["exportname"]; ok {
+		fmt.Fprintf(&b, "\texportname = %s\n", escape(v))
+	}
+	for _, k := range slices.Sorted(maps.Keys(keys)) {
+		if k != "exportname" {
+			fmt.Fprintf(&b, "\t%s = %s\n", k, escape(keys[k]))
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }

@@ -23,6 +23,18 @@ func TestNewExport(t *testing.T) {
 	if got := x.Values(); !maps.Equal(got, keys) {
 		t.Errorf("%q, want %q", got, keys)
 	}
+	var text strings.Builder
+	if err := WriteValues(&text, "x y", keys); err != nil {
+		t.Fatal(err)
+	}
+	file, problems := ParseKeyFile("x", []byte(text.String()))
+	again := map[string]string{}
+	for _, e := range file.Groups[0].Entries {
+		again[e.Key], _ = unescape(e.Value)
+	}
+	if len(problems) > 0 || !maps.Equal(again, keys) || !strings.HasPrefix(text.String(), "[x y]\n\texportname = \\s/a ") {
+		t.Errorf("%v, %s", problems, text.String())
+	}
 	// A port is no obstacle as long as it stays.
 	keys["port"], keys["listenaddr"] = "1", "::1, 127.0.0.1"
 	c.Exports = []*Export{{Name: "x y", Port: "1", ListenAddr: []string{"::1", "127.0.0.1"}}}
