@@ -114,6 +114,8 @@ func (p *program) tell() (done bool, status int) {
 		err = serverflags.WriteHelp(p.env.stdout)
 	case p.flags.Version:
 		_, err = fmt.Fprintf(p.env.stdout, "This is nbd-server version %s\n", versionText())
+	case p.flags.Completion != "":
+		err = serverflags.WriteCompletion(p.env.stdout, p.flags.Completion)
 	case p.flags.Chains:
 		err = core.Registry(core.Files{}).WriteHelp(p.env.stdout)
 	default:

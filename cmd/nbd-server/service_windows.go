@@ -117,7 +117,7 @@ func (c *serviceCommand) check() error {
 		return err
 	case flags.Inetd:
 		return errors.New("a service has no client on standard input; name a port")
-	case flags.Help, flags.Version, flags.Chains, flags.Check, flags.Dump != "", flags.Section != "":
+	case flags.Help, flags.Version, flags.Chains, flags.Completion != "", flags.Check, flags.Dump != "", flags.Section != "":
 		return errors.New("a service serves; options that print something are not for it")
 	}
 	return nil

@@ -101,6 +101,21 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%s: %d bytes", shell, len(out))
 		}
 	}
+	dir := t.TempDir()
+	for _, name := range []string{"disk.img", "other"} {
+		harness.Image(t, dir, name, nil)
+	}
+	for line, want := range map[string]string{
+		"ctl status |": ":4\n", "ctl connections |": ":4\n", "trdump |": ":0\n", // files only there
+		"ctl add x |readonl": "readonly=\tRefuse writes.\n:6\n", "ctl add x readonly=true |readon": ":6\n", "ctl add |": ":4\n",
+		"ctl change x |readonly=":                "readonly=true\nreadonly=false\n:4\n",
+		"ctl change x |exportname=" + dir + "/d": "exportname=" + dir + "/disk.img\n:4\n",
+	} {
+		words, last, _ := strings.Cut(line, "|")
+		if out, _, _ := nbd(t, append(append([]string{"__complete"}, strings.Fields(words)...), last)...); out != want {
+			t.Errorf("%s: %q, want %q", line, out, want)
+		}
+	}
 	testgate.Requires(t, testgate.Program("bash"))
 	cmd := exec.Command("bash", "-n")
 	cmd.Stdin = strings.NewReader(must(t, "completion", "bash"))

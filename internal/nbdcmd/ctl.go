@@ -49,6 +49,7 @@ An export that is changed or removed may have clients. They stay, until they lea
 	c.PersistentFlags().StringVarP(&x.socket, "socket", "s", "", "the `PATH` of the server's control socket (default $"+socketVariable+", or "+DefaultSocket+")")
 	c.PersistentFlags().DurationVar(&x.timeout, "timeout", 30*time.Second, "how long to wait for the server, and for connections to end, a `TIME` such as 30s or 5m")
 	c.PersistentFlags().BoolVar(&x.json, "json", false, "print JSON; what has nothing to tell prints {}, and an error goes to standard error, as {\"error\": {\"code\": CODE, \"text\": TEXT}}")
+	c.RegisterFlagCompletionFunc("timeout", cobra.FixedCompletions([]string{"5s", "30s", "5m"}, cobra.ShellCompDirectiveNoFileComp))
 	return group(c, x.status(), x.list(), x.show(), x.connections(), x.close(), x.add(), x.change(), x.remove(), x.reload(), x.certs(), x.merge())
 }
 
@@ -124,8 +125,8 @@ func explain(err error) error {
 }
 
 func (x *ctl) status() *cobra.Command {
-	return command(&cobra.Command{
-		Use: "status", Short: "print what the server is", Args: cobra.NoArgs,
+	return alone(&cobra.Command{
+		Use: "status", Short: "print what the server is",
 		Long: `Prints the server's version and process, since when it serves, its configuration, where it listens, and how many exports and connections it has; how the last reload ended, if there was one; and the transaction logs that are open, with how many records are missing there, because their disk was full or too slow.`,
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
 			var s control.Status
@@ -135,8 +136,8 @@ func (x *ctl) status() *cobra.Command {
 }
 
 func (x *ctl) list() *cobra.Command {
-	return command(&cobra.Command{
-		Use: "list", Short: "list the exports", Args: cobra.NoArgs,
+	return alone(&cobra.Command{
+		Use: "list", Short: "list the exports",
 		Long: `Lists the exports, with their states:
 
 serving: clients are let in.
@@ -167,13 +168,13 @@ func (x *ctl) show() *cobra.Command {
 			var s control.Section
 			return x.do(cmd, control.Request{Op: control.OpShow, Export: args[0]}, &s, func() error { return printSection(cmd.OutOrStdout(), &s) })
 		}),
-		ValidArgsFunction: x.complete(control.OpList),
+		ValidArgsFunction: x.completeNames,
 	})
 }
 
 func (x *ctl) connections() *cobra.Command {
-	return command(&cobra.Command{
-		Use: "connections", Short: "list the connections", Args: cobra.NoArgs,
+	return alone(&cobra.Command{
+		Use: "connections", Short: "list the connections",
 		Long: `Lists the connections: from where, to which export, for how long, with which TLS and which holder of a certificate, how much was read and written, how many requests were answered with an error, and how many are not answered yet. A connection without an export is still negotiating; one that is closing does nothing any more, but waits a moment for its client to close, too. Of a client on a unix socket the process, the user and the group are shown, where the system tells (Linux), as they were when it connected; pid=0 is a process that the server cannot see.`,
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
 			list := []control.Connection{}
@@ -205,7 +206,7 @@ func (x *ctl) close() *cobra.Command {
 			}
 			return x.done(cmd, "")
 		}),
-		ValidArgsFunction: x.complete(control.OpConnections),
+		ValidArgsFunction: x.completeIDs,
 	}
 	c.Flags().BoolVar(&cut, "cut", false, "close at once")
 	return command(c)
@@ -259,6 +260,7 @@ func (x *ctl) add() *cobra.Command {
 			}
 			return x.changes(cmd, control.Request{Op: control.OpAdd, Export: args[0], Keys: k})
 		}),
+		ValidArgsFunction: completeAdd,
 	})
 }
 
@@ -307,7 +309,7 @@ Without any key, an export whose state is broken is opened anew.`,
 			w.fill(&r)
 			return x.changes(cmd, r)
 		}),
-		ValidArgsFunction: x.complete(control.OpList),
+		ValidArgsFunction: x.completeChange,
 	}
 	w.flags(c)
 	return command(c)
@@ -323,15 +325,15 @@ func (x *ctl) remove() *cobra.Command {
 			w.fill(&r)
 			return x.changes(cmd, r)
 		}),
-		ValidArgsFunction: x.complete(control.OpList),
+		ValidArgsFunction: x.completeNames,
 	}
 	w.flags(c)
 	return command(c)
 }
 
 func (x *ctl) reload() *cobra.Command {
-	return command(&cobra.Command{
-		Use: "reload", Short: "read the configuration again", Args: cobra.NoArgs,
+	return alone(&cobra.Command{
+		Use: "reload", Short: "read the configuration again",
 		Long: `Has the server read its configuration again, as SIGHUP does, and tells what has changed, or what is wrong with it. Exports that were added by "nbd ctl add" are removed, and what was changed by "nbd ctl change" is as the configuration says.`,
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
 			return x.changes(cmd, control.Request{Op: control.OpReload})
@@ -340,8 +342,8 @@ func (x *ctl) reload() *cobra.Command {
 }
 
 func (x *ctl) certs() *cobra.Command {
-	return command(&cobra.Command{
-		Use: "certs", Short: "read keys and certificates again", Args: cobra.NoArgs,
+	return alone(&cobra.Command{
+		Use: "certs", Short: "read keys and certificates again",
 		Long: `Has the server read the files of its key, its certificate and its authorities again, for new connections. Nothing else of the configuration is read.`,
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
 			if err := x.do(cmd, control.Request{Op: control.OpCerts}, nil, nil); err != nil {
@@ -368,40 +370,8 @@ func (x *ctl) merge() *cobra.Command {
 			list := []control.Merge{}
 			return x.do(cmd, r, &list, func() error { printMerges(cmd.OutOrStdout(), list, wait); return nil })
 		}),
-		ValidArgsFunction: x.complete(control.OpList),
+		ValidArgsFunction: x.completeNames,
 	}
 	c.Flags().BoolVar(&wait, "wait", false, "wait for the end")
 	return command(c)
-}
-
-// complete completes the first argument by asking the server: what it does not
-// know, a shell completes as before.
-func (x *ctl) complete(op control.Op) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return func(cmd *cobra.Command, args []string, _ string) (words []string, _ cobra.ShellCompDirective) {
-		ctx := cmd.Context()
-		if ctx == nil {
-			ctx = context.Background()
-		}
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		c, err := control.Dial(ctx, cmp.Or(x.socket, x.env.Getenv(socketVariable), DefaultSocket))
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		defer c.Close()
-		if op == control.OpConnections {
-			var list []control.Connection
-			c.Do(ctx, control.Request{Op: op}, &list)
-			for _, one := range list {
-				words = append(words, fmt.Sprintf("%d\t%s %s", one.ID, one.Client, one.Export))
-			}
-		} else if len(args) == 0 {
-			var list []control.Export
-			c.Do(ctx, control.Request{Op: op}, &list)
-			for _, one := range list {
-				words = append(words, one.Name+"\t"+one.State)
-			}
-		}
-		return words, cobra.ShellCompDirectiveNoFileComp
-	}
 }

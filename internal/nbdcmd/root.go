@@ -155,6 +155,12 @@ func command(c *cobra.Command) *cobra.Command {
 	return c
 }
 
+// alone completes a command that takes no arguments.
+func alone(c *cobra.Command) *cobra.Command {
+	c.Args, c.ValidArgsFunction = cobra.NoArgs, cobra.NoFileCompletions
+	return command(c)
+}
+
 // group completes a command that has others below it, and does nothing by itself.
 func group(c *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	c.AddCommand(sub...)

@@ -51,6 +51,8 @@ type Flags struct {
 	Version    bool
 	Help       bool
 	Chains     bool
+	// Completion is the shell whose completions are wanted; "" for none.
+	Completion string
 	// Swap says that clients swap on this machine.
 	Swap  bool
 	Check bool
@@ -122,6 +124,8 @@ var options = []Option{
 	{Long: "swap", Help: "prepare for clients that swap on this very machine: lock memory, and bound what is used", field: func(f *Flags) any { return &f.Swap },
 		More: "See swap in nbd-server(5). As in: nbd-server --swap unix:/run/swap.sock file:/srv/swap,direct"},
 	{Long: "chains", Help: "list the back ends and layers that a chain is made of, and exit", field: func(f *Flags) any { return &f.Chains }},
+	{Long: "completion", Arg: "SHELL", Help: "print the completions for bash, zsh or fish, and exit", words: []string{"bash", "zsh", "fish"}, field: func(f *Flags) any { return &f.Completion },
+		More: "As in: nbd-server --completion bash > /etc/bash_completion.d/nbd-server"},
 	{Long: "check-config", Help: "report every error in the configuration, open nothing, and exit", field: func(f *Flags) any { return &f.Check },
 		More: "Here, unknown and misplaced keys are errors; a server that starts only warns of them, because the reference passes over them in silence. The exit status is 0 if there are no errors."},
 	{Long: "dump-config", Arg: "[FORMAT]", Help: "print the effective configuration, as keyfile or json, and exit", words: []string{"keyfile", "json"}, field: func(f *Flags) any { return &f.Dump }},
