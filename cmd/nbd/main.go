@@ -18,7 +18,7 @@ func main() {
 	// The first interrupt ends what is under way in order, a second one at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	context.AfterFunc(ctx, stop)
-	os.Exit(nbdcmd.Main(ctx, os.Args[1:], nbdcmd.System(versionText())))
+	os.Exit(nbdcmd.Main(ctx, os.Args, nbdcmd.System(versionText())))
 }
 
 // versionText is the version of a release, or what the build says of itself.

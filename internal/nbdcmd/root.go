@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -65,10 +66,11 @@ type Status struct {
 	Meaning string
 }
 
-// Main runs the program and returns the status to exit with.
+// Main runs the program, whose name is the first of args, and returns the status to
+// exit with.
 func Main(ctx context.Context, args []string, env *Env) int {
-	root := New(env)
-	root.SetArgs(args)
+	root := tool(strings.TrimSuffix(filepath.Base(args[0]), ".exe"), env)
+	root.SetArgs(args[1:])
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
@@ -80,17 +82,18 @@ func Main(ctx context.Context, args []string, env *Env) int {
 			json.NewEncoder(env.Stderr).Encode(map[string]control.Error{"error": {Code: code, Text: err.Error()}})
 			return status
 		}
-		complain(env, err)
+		complain(root, err)
 		return status
 	}
-	complain(env, err)
-	fmt.Fprintf(env.Stderr, "nbd: usage: %s; \"%s --help\" explains it\n", cmd.UseLine(), cmd.CommandPath())
+	complain(root, err)
+	fmt.Fprintf(env.Stderr, "%s: usage: %s; \"%s --help\" explains it\n", root.Name(), cmd.UseLine(), cmd.CommandPath())
 	return exitUsage
 }
 
 // complain prints an error.
-func complain(env *Env, err error) {
-	fmt.Fprintf(env.Stderr, "nbd: %s\n", strings.ReplaceAll(err.Error(), "\n", "\nnbd: "))
+func complain(root *cobra.Command, err error) {
+	name := root.Name() + ": "
+	fmt.Fprintln(root.ErrOrStderr(), name+strings.ReplaceAll(err.Error(), "\n", "\n"+name))
 }
 
 // classify returns what programs tell an error by.
@@ -133,14 +136,8 @@ func New(env *Env) *cobra.Command {
 		Long: `The tools of NBD, one command each: they control a running nbd-server, and read and replay its transaction logs.
 
 Servers and exports are named by NBD URIs, such as nbd://host/export or nbd+unix:///export?socket=/run/nbd.sock; with nbds:// and nbds+unix:// the connection is protected by TLS, and tls-certificates=DIR behind the ? names a folder with ca-cert.pem and, if the server asks for them, client-cert.pem and client-key.pem.`,
-		Version:       env.Version,
-		SilenceErrors: true,
-		SilenceUsage:  true,
 	}
-	root.SetVersionTemplate("nbd {{.Version}}\n")
-	root.SetIn(env.Stdin)
-	root.SetOut(env.Stdout)
-	root.SetErr(env.Stderr)
+	program(root, env)
 	root.CompletionOptions.HiddenDefaultCmd = false
 	group(root, newCtl(env), newTrdump(), newTrplay())
 	root.InitDefaultHelpCmd()
