@@ -29,6 +29,7 @@ type remote struct {
 	since     time.Time
 	listening []string
 	last      atomic.Pointer[control.Reload] // nil if there was none
+	files     atomic.Pointer[[]string]       // of the configuration
 
 	// mu is held while the configuration changes, but not while anybody waits for
 	// clients.
@@ -36,9 +37,28 @@ type remote struct {
 	// conf is what is wanted: in force, or as soon as the clients have left. It is never
 	// changed, but replaced.
 	conf *nbdconf.Config
+	// busy is since when mu has been held for a change; nil while it is not.
+	busy atomic.Pointer[time.Time]
 }
 
 var _ control.Handler = (*remote)(nil)
+
+func newRemote(p *program, s *server.Server, listeners []listener, conf *nbdconf.Config) *remote {
+	r := &remote{p: p, s: s, since: time.Now(), listening: addressTexts(listeners), conf: conf}
+	r.files.Store(&conf.Files)
+	return r
+}
+
+// begin begins a change of the configuration, one at a time, and returns what ends it.
+func (r *remote) begin() (end func()) {
+	r.mu.Lock()
+	now := time.Now()
+	r.busy.Store(&now)
+	return func() {
+		r.busy.Store(nil)
+		r.mu.Unlock()
+	}
+}
 
 // listenControl opens the control socket, if there is to be one. One that the
 // service manager has passed was found by inherited.
@@ -78,11 +98,11 @@ func (p *program) attendControl(ctx context.Context, l net.Listener, r *remote) 
 
 // reload reads the configuration again.
 func (r *remote) reload() (server.Report, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.begin()()
 	r.reconcile()
 	conf, report, err := r.p.reload(r.s, r.conf)
 	r.conf = conf
+	r.files.Store(&conf.Files)
 	last := &control.Reload{At: time.Now()}
 	if err != nil {
 		last.Error = withProblems(err).Error()
@@ -118,10 +138,11 @@ func (r *remote) reconcile() {
 	}
 }
 
-// Status describes the server.
+// Status describes the server. It waits for nothing, so that it tells also of a server that
+// is stuck with a change.
 func (r *remote) Status(context.Context) (control.Status, error) {
 	return control.Status{
-		Program: "nbd-server " + versionText(), PID: os.Getpid(), Since: r.since, Config: append([]string{}, r.config().Files...),
+		Program: "nbd-server " + versionText(), PID: os.Getpid(), Since: r.since, Config: append([]string{}, *r.files.Load()...), Busy: r.busy.Load(),
 		Exports: len(r.s.Exports()), Connections: len(r.s.Connections()),
 		Listening: r.listening, Reload: r.last.Load(), TransactionLogs: r.p.records.describe(),
 	}, nil
@@ -222,8 +243,7 @@ func changes(r server.Report) control.Changes {
 
 // AddExport serves one more export.
 func (r *remote) AddExport(_ context.Context, name string, keys map[string]string) (control.Changes, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.begin()()
 	if find(r.conf, name) >= 0 {
 		return control.Changes{}, coded(fmt.Errorf("%w: %q", server.ErrExportExists, name))
 	}
@@ -241,8 +261,7 @@ func (r *remote) ChangeExport(ctx context.Context, name string, keys map[string]
 }
 
 func (r *remote) change(name string, keys map[string]string) (server.Report, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.begin()()
 	r.reconcile()
 	at := find(r.conf, name)
 	if at < 0 {
@@ -299,8 +318,7 @@ func (r *remote) RemoveExport(ctx context.Context, name string, how control.Clie
 }
 
 func (r *remote) remove(name string) (server.Report, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.begin()()
 	report, err := r.s.RemoveExport(name)
 	if err != nil {
 		return report, coded(err)
@@ -339,8 +357,7 @@ func withProblems(err error) error {
 
 // ReloadCerts reads keys and certificates again.
 func (r *remote) ReloadCerts(context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.begin()()
 	mode, t, err := r.p.tlsConfig(&r.conf.Generic)
 	if err != nil {
 		return err

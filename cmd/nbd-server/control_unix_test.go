@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -336,13 +337,22 @@ timeout = 100
 `, "DIR", dir))
 	p := launch(t, dir, nil, "-n", "-C", "c.conf", "--control=ctl")
 	p.await("serving exports=3")
+	keys := func(name string) map[string]string {
+		var x control.Section
+		ask(t, filepath.Join(dir, "ctl"), control.Request{Op: control.OpShow, Export: name}, &x)
+		return x.Keys
+	}
 	for _, name := range []string{"old", "tls", "hooks"} {
+		before := keys(name)
 		for _, limit := range []string{"2", "3", ""} {
 			var c control.Changes
 			ask(t, filepath.Join(dir, "ctl"), control.Request{Op: control.OpChange, Export: name, Keys: map[string]string{"maxconnections": limit}}, &c)
 			if len(c.Changed) != 1 || c.Changed[0] != name {
 				t.Errorf("%s, %q: %+v", name, limit, c)
 			}
+		}
+		if after := keys(name); len(after) < 2 || !maps.Equal(after, before) {
+			t.Errorf("%s has the keys %q, before %q", name, after, before)
 		}
 	}
 	var list []control.Export

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"nbd.example/nbd/client"
+	"nbd.example/nbd/internal/control"
 	"nbd.example/nbd/test/harness"
 )
 
@@ -98,7 +99,7 @@ func TestStuckReload(t *testing.T) {
 	}
 
 	write(t, dir, "c.conf", strings.ReplaceAll(conf, "authfile", "#"))
-	p = launch(t, dir, nil, "-n", "-C", "c.conf")
+	p = launch(t, dir, nil, "-n", "-C", "c.conf", "--control=ctl")
 	p.await("serving exports=1")
 	if err := os.Remove(filepath.Join(dir, "c.conf")); err != nil {
 		t.Fatal(err)
@@ -112,6 +113,11 @@ func TestStuckReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close() // there is never an end
+	var status control.Status
+	ask(t, filepath.Join(dir, "ctl"), control.Request{Op: control.OpStatus}, &status)
+	if status.Busy == nil || len(status.Config) != 1 {
+		t.Errorf("while the reload hangs: %+v", status)
+	}
 	p.stop()
 }
 

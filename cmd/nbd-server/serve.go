@@ -69,7 +69,7 @@ func (p *program) serve(ctx context.Context, child *daemon.Child) int {
 		p.logLines(err)
 		return exitError
 	}
-	r := &remote{p: p, s: s, since: time.Now(), listening: addressTexts(listeners), conf: conf}
+	r := newRemote(p, s, listeners, conf)
 	defer p.attendControl(ctx, ctl, r)()
 	return p.attend(ctx, r, listeners, child, signals)
 }

@@ -99,6 +99,8 @@ type Status struct {
 	Listening   []string  `json:"listening"` // addresses
 	// Reload is the last one, nil if there was none.
 	Reload *Reload `json:"reload,omitempty"`
+	// Busy is since when a reload, or a change, has been under way; nil if none is.
+	Busy *time.Time `json:"busy,omitempty"`
 	// TransactionLogs are those that are open.
 	TransactionLogs []TransactionLog `json:"transactionlogs,omitempty"`
 }

@@ -127,7 +127,7 @@ func explain(err error) error {
 func (x *ctl) status() *cobra.Command {
 	return alone(&cobra.Command{
 		Use: "status", Short: "print what the server is",
-		Long: `Prints the server's version and process, since when it serves, its configuration, where it listens, and how many exports and connections it has; how the last reload ended, if there was one; and the transaction logs that are open, with how many records are missing there, because their disk was full or too slow.`,
+		Long: `Prints the server's version and process, since when it serves, its configuration, where it listens, and how many exports and connections it has; how the last reload ended, if there was one, and since when a reload or a change is under way, which may hang on a disk; and the transaction logs that are open, with how many records are missing there, because their disk was full or too slow.`,
 		RunE: runs(func(cmd *cobra.Command, _ []string) error {
 			var s control.Status
 			return x.do(cmd, control.Request{Op: control.OpStatus}, &s, func() error { printStatus(cmd.OutOrStdout(), &s); return nil })

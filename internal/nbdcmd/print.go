@@ -71,6 +71,9 @@ func printStatus(w io.Writer, s *control.Status) {
 		}
 		rows = append(rows, []string{"reload", r.At.Local().Format(time.RFC3339) + ", " + how})
 	}
+	if s.Busy != nil {
+		rows = append(rows, []string{"busy", "since " + s.Busy.Local().Format(time.RFC3339) + " with a reload, or a change"})
+	}
 	for _, l := range s.TransactionLogs {
 		text := cell(l.File)
 		if l.Lost > 0 {

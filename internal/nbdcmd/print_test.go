@@ -84,10 +84,11 @@ there is nothing to merge: no export that is open has waitfile
 	b.Reset()
 	printStatus(&b, &control.Status{
 		Program: "p", PID: 7, Since: now, Listening: []string{"[::]:10809", "/run/s"},
+		Busy:            &now,
 		Reload:          &control.Reload{At: now, Error: "c.conf:5: bad\nc.conf:6: bad, too"},
 		TransactionLogs: []control.TransactionLog{{File: "/log"}, {File: "/log2", Lost: 3}},
 	})
-	for _, want := range []string{`"[::]:10809, /run/s"`, "NOT taken over", "c.conf:5: bad; c.conf:6: bad, too", "/log\n", "/log2, 3 records LOST\n"} {
+	for _, want := range []string{`"[::]:10809, /run/s"`, "NOT taken over", "busy ", "c.conf:5: bad; c.conf:6: bad, too", "/log\n", "/log2, 3 records LOST\n"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the status lacks %q:\n%s", want, b.String())
 		}
