@@ -41,6 +41,11 @@ type Export struct {
 	Open    func(ctx context.Context, c Client) (*block.Device, error)
 	Private bool
 
+	// Probe has the device of a private export opened and closed again, with a zero
+	// Client, when the export is added, or its Settings change: what cannot be opened is
+	// refused then, as with a shared export, and not when the first client comes.
+	Probe bool
+
 	// Share joins connections of a private export: those for which it returns
 	// the same text use one device, which is opened for the first of them and
 	// closed behind the last, as long as Settings stay the same. Nil gives each

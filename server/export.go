@@ -263,6 +263,9 @@ func (s *Server) move(e *export, next *Export) {
 // reopen opens the device that e had, or logs why it has none any more. The
 // caller has set e.moving.
 func (s *Server) reopen(e *export) *device {
+	if e.cfg.Private {
+		return nil
+	}
 	dev, err := openShared(s.drain, e.cfg)
 	if err != nil {
 		s.log.Error("cannot open an export again, it is out of order until the next reload", "export", e.name, "error", err)
@@ -271,14 +274,17 @@ func (s *Server) reopen(e *export) *device {
 }
 
 // openShared opens the device that all connections of x share; none if each is
-// to have its own.
+// to have its own, of which it may find out whether it can be opened.
 func openShared(ctx context.Context, x *Export) (*device, error) {
-	if x.Private {
+	if x.Private && !x.Probe {
 		return nil, nil
 	}
 	d, err := x.open(ctx, Client{})
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case x.Private:
+		return nil, d.Close()
 	}
 	return newDevice(d), nil
 }

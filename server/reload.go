@@ -111,6 +111,18 @@ func (c *change) name() string {
 	return c.cfg.Name
 }
 
+// opens tells whether what c describes is opened by the reload, if only to find out whether
+// it can be.
+func (c *change) opens() bool {
+	switch c.kind {
+	case opAdd, opSwap:
+		return true
+	case opKeep:
+		return c.cfg.Private && c.e.cfg.Settings != c.cfg.Settings
+	}
+	return false
+}
+
 type reload struct {
 	s       *Server
 	cfg     *Config
@@ -194,10 +206,10 @@ func (r *reload) open() error {
 	var blocked, failed []error
 	for _, c := range r.changes {
 		var err error
-		switch c.kind {
-		case opAdd, opSwap:
+		switch {
+		case c.opens():
 			c.opened, err = openShared(r.s.drain, c.cfg)
-		case opWait:
+		case c.kind == opWait:
 			if err = probe(r.s.drain, c.cfg); inUse(err) {
 				err = nil // by the device that it is to replace, most likely
 			}
@@ -261,7 +273,7 @@ func (r *reload) makeRoom() bool {
 func (r *reload) openAgain() error {
 	var errs []error
 	for _, c := range r.changes {
-		if c.kind != opAdd && c.kind != opSwap || c.opened != nil || c.cfg.Private {
+		if !c.opens() || c.opened != nil {
 			continue
 		}
 		var err error

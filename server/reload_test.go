@@ -285,6 +285,41 @@ func TestReloadPrivate(t *testing.T) {
 	}
 }
 
+// TestReloadProbes: what each connection opens for itself is opened once beforehand, when it
+// is new or changed, and what cannot be opened is refused, and changes nothing.
+func TestReloadProbes(t *testing.T) {
+	d := newDisk()
+	d.fail = errors.New("there is no such file")
+	private := func(name, settings string) *Export {
+		x := row(name, d, settings)
+		x.Private, x.Probe = true, true
+		return x
+	}
+	if _, err := New(config(private("a", "1"))); err == nil || err.Error() != `export "a": there is no such file` {
+		t.Errorf("New: %v", err)
+	}
+	d.fail = nil
+	s := newServer(t, config(private("a", "1")), d)
+	d.expect(t, 0, 1)
+	u := connect(t, s, nil).use("a")
+	d.set(func() { d.fail = errors.New("there is no such file") })
+	reloadTo(t, s, Report{Kept: []string{"a"}}, private("a", "1")) // nobody looks
+	for _, x := range []*Export{private("a", "2"), private("b", "1")} {
+		if _, err := s.Reload(config(x)); err == nil || !strings.Contains(err.Error(), "there is no such file") {
+			t.Errorf("export %s with settings %s: %v", x.Name, x.Settings, err)
+		}
+	}
+	d.set(func() { d.fail = nil })
+	connect(t, s, nil).use("a").leave()
+	u.leave()
+
+	// What is in the way of the probe, and not wanted any more, is closed first.
+	d.set(func() { d.exclusive = true })
+	reloadTo(t, s, Report{Added: []string{"b"}, Removed: []string{"a"}}, row("b", d, "1"))
+	reloadTo(t, s, Report{Added: []string{"a"}, Removed: []string{"b"}}, private("a", "1"))
+	d.expect(t, 0, 5)
+}
+
 // Clients come and go while the configuration changes all the time. Under the
 // race detector this tests more than it asserts.
 func TestReloadUnderLoad(t *testing.T) {

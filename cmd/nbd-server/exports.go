@@ -160,7 +160,7 @@ func (p *program) export(x *nbdconf.Export) (*server.Export, error) {
 	virtual, commands := x.Virtual().Expands(x.ExportName), x.PreRun != "" || x.PostRun != ""
 	switch {
 	case x.CopyOnWrite && !x.ReadOnly || x.Temporary:
-		e.Private = true
+		e.Private, e.Probe = true, !virtual && !commands // which may bring the file
 	case virtual || commands:
 		e.Private, e.Share = true, o.file
 	}

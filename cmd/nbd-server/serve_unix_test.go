@@ -216,6 +216,9 @@ func TestStartErrors(t *testing.T) {
 	for _, c := range []struct{ name, conf, want string }{
 		{"syntax", "[generic]\nrubbish\n[e]\nexportname = " + dir + "/disk\n", "nbd-server: " + dir + "/c.conf:2: \"rubbish\" is neither"},
 		{"no file", "[generic]\nunixsock = " + dir + "/s\n[e]\nexportname = /nonexistent\n", "no such file or directory"},
+		{"no file below a diff", "[generic]\nunixsock = " + dir + "/s\n[e]\nexportname = /nonexistent\ncopyonwrite = true\n", "no such file or directory"},
+		{"no folder", "[generic]\nunixsock = " + dir + "/s\n[e]\nexportname = /nonexistent/disk\ntemporary = true\nfilesize = 4096\n", "no such file or directory"},
+		{"no folder of the diff", "[generic]\nunixsock = " + dir + "/s\n[e]\nexportname = " + dir + "/disk\ncopyonwrite = true\ncowdir = /nonexistent\n", "no such file or directory"},
 		{"port in use", "[generic]\nport = " + port + "\nlistenaddr = 127.0.0.1\n[e]\nexportname = " + dir + "/disk\n", "address already in use"},
 		{"too small", "[generic]\nunixsock = " + dir + "/s\n[e]\nexportname = " + dir + "/disk\nfilesize = 4096\n", "has 1 bytes, fewer than the filesize of 4096"},
 		{"log", "[generic]\nunixsock = " + dir + "/s\n[e]\nexportname = " + dir + "/disk\ntransactionlog = /nonexistent/log\n", "c.conf:5: transaction log: open /nonexistent/log: "},
