@@ -115,6 +115,8 @@ func TestCheckConfig(t *testing.T) {
 		{"[generic]\n[e]\nexportname = /e\ntrimm = true\n", exitError, exitOK,
 			`nbd-server: CONF:4: unknown key "trimm" in [e]; did you mean "trim"?`},
 		{"[generic]\n[e]\nexportname = /e\nflush = false\n", exitOK, exitOK, "nbd-server: warning: CONF:4: flush = false in [e]"},
+		{"[generic]\n[e]\nexportname = /e\nfua = false\n", exitOK, exitOK, "nbd-server: warning: CONF:4: fua = false in [e]: clients cannot make a single write stable"},
+		{"[generic]\n[e]\nexportname = /e\ntrim = 0\n", exitOK, exitOK, "nbd-server: warning: CONF:4: trim = false in [e]: clients cannot give back"},
 		{"[generic]\nport = a\n[e]\nexportname = memery:1G\n", exitError, exitError,
 			`nbd-server: CONF:4: exportname: chain "memery:1G", byte 1: unknown back end`},
 		{"[generic]\n[e]\nexportname = rel\n", exitError, exitError, "nbd-server: CONF:3: exportname: "},

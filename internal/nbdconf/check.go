@@ -11,6 +11,23 @@ func (g *Generic) forced() (key string, pos Pos) {
 	return key, g.where[key]
 }
 
+// warnOfFalse says what clients miss where a configuration takes from them what could be had.
+func (l *loader) warnOfFalse(x *Export) {
+	for _, k := range []struct {
+		name   string
+		value  Tri
+		misses string
+	}{
+		{"flush", x.Flush, "clients cannot make writes stable, and may lose data that they believe safe"},
+		{"fua", x.FUA, "clients cannot make a single write stable, and flush everything instead"},
+		{"trim", x.Trim, "clients cannot give back the space of what they delete"},
+	} {
+		if k.value == False {
+			l.problems.add(x.Where(k.name), Warning, "%s = false in [%s]: %s", k.name, x.Name, k.misses)
+		}
+	}
+}
+
 // checkStorage looks at the keys that say what is served.
 func (l *loader) checkStorage(x *Export) {
 	complain := func(key string, s Severity, text string) {

@@ -181,9 +181,7 @@ func (l *loader) checkExport(g *Group, x *Export) {
 		}
 		l.problems.add(x.Where(key), Error, "%s in [%s] without keyfile in [generic]: no client could ever use the export", key, g.Name)
 	}
-	if x.Flush == False {
-		l.problems.add(x.Where("flush"), Warning, "flush = false in [%s]: clients cannot make writes stable, and may lose data that they believe safe", g.Name)
-	}
+	l.warnOfFalse(x)
 	l.checkStorage(x)
 	l.checkAccess(x)
 }
