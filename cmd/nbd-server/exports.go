@@ -151,7 +151,7 @@ func (p *program) export(x *nbdconf.Export) (*server.Export, error) {
 	}
 	o := &opening{p: p, x: x}
 	e := &server.Export{
-		Name: x.Name, Origin: x, Open: o.open, Settings: o.settings(src), ReadOnly: x.ReadOnly, Rotational: x.Rotational, Hide: hidden(x),
+		Name: x.Name, Description: x.Description, MinBlock: uint32(x.MinBlock), Origin: x, Open: o.open, Settings: o.settings(src), ReadOnly: x.ReadOnly, Rotational: x.Rotational, Hide: hidden(x),
 		Tap: tap, MaxConnections: x.MaxConnections, IdleTimeout: time.Duration(x.Timeout) * time.Second, RequireTLS: x.DemandsTLS(),
 	}
 	if list != nil {

@@ -117,6 +117,8 @@ func TestCheckConfig(t *testing.T) {
 		{"[generic]\n[e]\nexportname = /e\nflush = false\n", exitOK, exitOK, "nbd-server: warning: CONF:4: flush = false in [e]"},
 		{"[generic]\n[e]\nexportname = /e\nfua = false\n", exitOK, exitOK, "nbd-server: warning: CONF:4: fua = false in [e]: clients cannot make a single write stable"},
 		{"[generic]\n[e]\nexportname = /e\ntrim = 0\n", exitOK, exitOK, "nbd-server: warning: CONF:4: trim = false in [e]: clients cannot give back"},
+		{"[generic]\n[e]\nexportname = /e\nminblock = 3000\n", exitError, exitError, "nbd-server: CONF:4: minblock in [e] must be a power of two up to 65536, not 3000"},
+		{"[generic]\n[e]\nexportname = /e\ndescription = " + strings.Repeat("x", 4097) + "\n", exitError, exitError, "nbd-server: CONF:4: description in [e]: "},
 		{"[generic]\nport = a\n[e]\nexportname = memery:1G\n", exitError, exitError,
 			`nbd-server: CONF:4: exportname: chain "memery:1G", byte 1: unknown back end`},
 		{"[generic]\n[e]\nexportname = rel\n", exitError, exitError, "nbd-server: CONF:3: exportname: "},

@@ -1,6 +1,10 @@
 package nbdconf
 
-import "strings"
+import (
+	"strings"
+
+	"nbd.example/nbd/proto"
+)
 
 // forced returns the key of [generic] that demands TLS, and its place.
 func (g *Generic) forced() (key string, pos Pos) {
@@ -87,6 +91,12 @@ func (l *loader) checkAccess(x *Export) {
 		x.Timeout = 0
 	}
 	x.ListenAddr = splitHosts(x.ListenAddr)
+	if m := x.MinBlock; m < 0 || m > proto.MaxMinBlock || m&(m-1) != 0 {
+		l.problems.add(x.Where("minblock"), Error, "minblock in [%s] must be a power of two up to %d, not %d", x.Name, proto.MaxMinBlock, m)
+	}
+	if err := proto.CheckString([]byte(x.Description)); err != nil {
+		l.problems.add(x.Where("description"), Error, "description in [%s]: %v", x.Name, err)
+	}
 	if len(x.ListenAddr) == 1 && x.ListenAddr[0] == "(null)" {
 		x.ListenAddr = nil // the reference writes that for an address that was not given
 	}

@@ -48,6 +48,7 @@ type Generic struct {
 // Export is one export section.
 type Export struct {
 	Name           string
+	Description    string // for people; "" for none
 	ExportName     string
 	FileSize       int64 // bytes; 0 means that of the file
 	ReadOnly       bool
@@ -61,7 +62,8 @@ type Export struct {
 	Rotational     bool
 	Sync           bool
 	AuthFile       string
-	MaxConnections int // 0 means no limit
+	MinBlock       int64 // bytes; 0 means 1
+	MaxConnections int   // 0 means no limit
 	TransactionLog string
 	DataLog        bool
 	ForceTLS       bool

@@ -62,7 +62,8 @@ func manyExports(t *testing.T, dir string) string {
 		section("rotating", image("rotating"), "rotational = true") +
 		section("bare", image("bare"), "flush = false", "fua = false", "trim = false") +
 		section("odd", harness.Image(t, dir, "odd.img", harness.Random(2, 12345))) +
-		section("mem", "memory:64M")
+		section("mem", "memory:64M") +
+		section("told", image("told"), "description = Grüße, \\s two blanks", "minblock = 4096")
 }
 
 func TestNbdinfo(t *testing.T) {
@@ -89,6 +90,7 @@ func TestNbdinfo(t *testing.T) {
 		with("bare", func(e *exportInfo) { e.CanFlush, e.CanFUA, e.CanTrim = false, false, false }),
 		with("odd", func(e *exportInfo) { e.Size = 12345 }),
 		with("mem", func(e *exportInfo) { e.Size = 64 * mib }),
+		with("told", func(e *exportInfo) { e.Description, e.BlockMinimum = "Grüße,   two blanks", 4096 }),
 	} {
 		t.Run(want.Name, func(t *testing.T) {
 			t.Parallel()
@@ -105,7 +107,7 @@ func TestNbdinfo(t *testing.T) {
 					t.Errorf("contexts %q, want %q among them", got.Contexts, c)
 				}
 			}
-			got.BlockMaximum, got.Contexts, got.Description = 0, nil, ""
+			got.BlockMaximum, got.Contexts = 0, nil
 			want.Contexts = nil
 			if !sameInfo(got, want) {
 				t.Errorf("nbdinfo says\n %+v\nwant\n %+v", got, want)
@@ -131,7 +133,7 @@ func TestNbdinfoList(t *testing.T) {
 		names = append(names, e.Name)
 	}
 	slices.Sort(names)
-	want := []string{"bare", "cow", "mem", "odd", "plain", "readonly", "rotating"}
+	want := []string{"bare", "cow", "mem", "odd", "plain", "readonly", "rotating", "told"}
 	if !slices.Equal(names, want) {
 		t.Errorf("exports %q, want %q", names, want)
 	}

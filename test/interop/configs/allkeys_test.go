@@ -17,7 +17,7 @@ import (
 func TestAllKeys(t *testing.T) {
 	shown, folders := map[string]string{}, map[string]sources{}
 	for test, keys := range map[string]string{
-		"test/interop TestNbdinfo":                   "exportname readonly flush fua trim rotational",
+		"test/interop TestNbdinfo":                   "exportname readonly flush fua trim rotational description",
 		"test/interop TestNbdinfoList":               "allowlist",
 		"test/interop TestTLS":                       "certfile keyfile cacertfile",
 		"test/interop TestTLSMixed":                  "force_tls",
@@ -35,6 +35,7 @@ func TestAllKeys(t *testing.T) {
 		"test/interop/configs TestTimeout":           "timeout",
 		"test/interop/configs TestOldstyleClients":   "oldstyle",
 		"test/interop/configs TestWaitFile":          "waitfile",
+		"test/interop/configs TestMinBlock":          "minblock",
 		"test/interop/configs TestListeners":         "listen",
 		"test/interop/configs TestTLSOnly":           "tlsonly",
 		"test/interop/configs TestKeysWithoutEffect": "splice sdp",
