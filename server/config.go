@@ -136,6 +136,10 @@ type Config struct {
 	// MaxConnections bounds all connections, those in the handshake included;
 	// 0 means no limit. One too many is closed at once.
 	MaxConnections int
+	// MaxPerClient bounds those that come from one IP address, or, by vsock, from one
+	// machine; 0 means no limit. Clients on unix sockets have no address, and are
+	// not counted.
+	MaxPerClient int
 	// HandshakeTimeout bounds the time from accept to transmission. 0 means
 	// 30 s, below 0 no limit.
 	HandshakeTimeout time.Duration

@@ -26,6 +26,7 @@ type conn struct {
 	nc      net.Conn   // as it came, under TLS too
 	end     chan error // nil if nobody waits for the end
 	started time.Time
+	origin  string // see there
 	control
 	// oldstyle names the one export of a listener for antique clients; nil elsewhere.
 	oldstyle *string
@@ -73,12 +74,8 @@ func (s *Server) add(c *conn) error {
 	if s.closing {
 		return ErrClosed
 	}
-	if limit := s.cfg.MaxConnections; limit > 0 && len(s.conns) >= limit {
-		if !s.crowded {
-			s.crowded = true
-			s.log.Warn("too many connections, closing new ones until there is room", "limit", limit, "client", addrText(c.nc.RemoteAddr()))
-		}
-		return fmt.Errorf("%w: %d", ErrCrowded, limit)
+	if err := s.admitConn(c); err != nil {
+		return err
 	}
 	s.lastID++
 	c.s, c.cfg, c.started, c.id = s, s.cfg, time.Now(), s.lastID
@@ -91,9 +88,7 @@ func (s *Server) remove(c *conn, err error) {
 	c.nc.Close()
 	s.mu.Lock()
 	delete(s.conns, c)
-	if limit := s.cfg.MaxConnections; limit <= 0 || len(s.conns) < limit-limit/4 {
-		s.crowded = false // not at once, so that a log full of this tells of floods, not of a limit that is just reached
-	}
+	s.countOut(c)
 	s.checkEmpty()
 	s.mu.Unlock()
 	if c.end != nil {

@@ -17,7 +17,7 @@ var (
 	// ErrClosed is returned for what is asked of a server that is shutting down.
 	ErrClosed = errors.New("the server is shutting down")
 	// ErrCrowded is returned by [Server.ServeConn] for a connection beyond
-	// [Config.MaxConnections].
+	// [Config.MaxConnections] or [Config.MaxPerClient].
 	ErrCrowded = errors.New("the server has all its connections")
 
 	errOutOfOrder = errors.New("the export cannot be used")
@@ -68,7 +68,8 @@ type Server struct {
 	lastID    uint64        // of conns
 	stirred   chan struct{} // closed, and made anew, when the device of an export has moved
 	replacing bool          // a reload is under way
-	crowded   bool          // it was logged that there are too many connections
+	crowd     crowd         // of all connections
+	origins   map[string]*crowd
 	closing   bool          // Shutdown was called
 	empty     chan struct{} // closed when closing is set and conns is empty
 }
@@ -85,6 +86,7 @@ func New(cfg Config) (*Server, error) {
 		names:     make(map[string]*export),
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
+		origins:   make(map[string]*crowd),
 		haggling:  haggling{conns: make(map[*conn]context.CancelCauseFunc)},
 		empty:     make(chan struct{}),
 		stirred:   make(chan struct{}),
