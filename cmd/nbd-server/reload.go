@@ -15,12 +15,9 @@ import (
 func (p *program) serverConfig(conf *nbdconf.Config, exports []*server.Export, mode server.TLSMode, t *tls.Config) server.Config {
 	c := server.Config{
 		Exports: exports, TLSMode: mode, TLS: t, AllowList: conf.Generic.AllowList,
-		Transmission: p.limits(&conf.Generic),
-		Logger:       p.log,
+		Logger: p.log,
 	}
-	if p.flags.File == "" {
-		c.MaxConnections = p.flags.MaxConnections
-	}
+	p.bound(&c, &conf.Generic)
 	return c
 }
 
@@ -41,6 +38,7 @@ func (p *program) reload(s *server.Server, old *nbdconf.Config) (*nbdconf.Config
 	// What is fixed stays as it was.
 	g := old.Generic
 	g.AllowList, g.ForceTLS, g.TLSOnly, g.MaxThreads = conf.Generic.AllowList, conf.Generic.ForceTLS, conf.Generic.TLSOnly, conf.Generic.MaxThreads
+	g.Limits = conf.Generic.Limits
 	g.KeyFile, g.CertFile, g.CACertFile, g.TLSPrio = conf.Generic.KeyFile, conf.Generic.CertFile, conf.Generic.CACertFile, conf.Generic.TLSPrio
 	conf.Generic = g
 	return conf, report, nil

@@ -17,7 +17,6 @@ import (
 	"nbd.example/nbd/internal/secrets"
 	"nbd.example/nbd/internal/serverflags"
 	"nbd.example/nbd/layer/wait"
-	"nbd.example/nbd/transmission"
 )
 
 // version is set by the linker for a release.
@@ -55,10 +54,8 @@ type program struct {
 	waits wait.Group // exports whose changes wait for SIGUSR1
 
 	records records // the transaction logs
-	// swap says that clients swap on this machine, and memory is what bounds their requests
-	// then; nil before there are some.
-	swap   bool
-	memory *transmission.Memory
+	swap    bool    // clients swap on this machine
+	memory  memory
 
 	activated bool // a service manager has passed sockets
 

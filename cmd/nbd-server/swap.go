@@ -1,12 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 
 	"nbd.example/nbd/internal/memlock"
 	"nbd.example/nbd/internal/nbdconf"
-	"nbd.example/nbd/transmission"
 )
 
 // prepareForSwap prepares the process for clients that swap on this very machine, if the
@@ -26,23 +24,6 @@ func (p *program) prepareForSwap(g *nbdconf.Generic) error {
 		p.log.Warn(w.String())
 	}
 	return nil
-}
-
-// limits bounds what the requests of clients take. Swap is written when memory is short:
-// whatever is taken for it, beyond what the process has locked already, may not be there.
-func (p *program) limits(g *nbdconf.Generic) transmission.Config {
-	if !p.swap {
-		return transmission.Config{Workers: g.MaxThreads}
-	}
-	return transmission.Config{MaxBuffered: 4 << 20, Memory: p.swapMemory(), Workers: cmp.Or(g.MaxThreads, 8)}
-}
-
-// swapMemory is what the requests of all connections share, also after a reload.
-func (p *program) swapMemory() *transmission.Memory {
-	if p.memory == nil {
-		p.memory = transmission.NewMemory(8 << 20)
-	}
-	return p.memory
 }
 
 // warnOfCache says which exports must not be used for swap.

@@ -39,22 +39,3 @@ func TestWarnOfCache(t *testing.T) {
 		}
 	}
 }
-
-// TestSwapLimits: what requests take is bounded for all connections together, and stays
-// so in a reload.
-func TestSwapLimits(t *testing.T) {
-	g := &nbdconf.Generic{}
-	p := &program{}
-	if c := p.limits(g); c.Memory != nil || c.MaxBuffered != 0 {
-		t.Errorf("without swap: %+v", c)
-	}
-	p.swap = true
-	c := p.limits(g)
-	if c.Memory == nil || c.MaxBuffered == 0 || c.Workers != 8 || p.limits(g).Memory != c.Memory {
-		t.Errorf("with swap: %+v", c)
-	}
-	g.MaxThreads = 3
-	if n := p.limits(g).Workers; n != 3 {
-		t.Errorf("with max_threads = 3: %d workers", n)
-	}
-}

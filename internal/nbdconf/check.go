@@ -1,6 +1,7 @@
 package nbdconf
 
 import (
+	"math"
 	"strings"
 
 	"nbd.example/nbd/proto"
@@ -13,6 +14,39 @@ func (g *Generic) forced() (key string, pos Pos) {
 		key = "tlsonly"
 	}
 	return key, g.where[key]
+}
+
+// checkLimits looks at the limits of [generic]. 0 is always the default.
+func (l *loader) checkLimits(g *Generic) {
+	m := &g.Limits
+	for _, k := range []struct {
+		name        string
+		value       int64
+		least, most int64
+	}{
+		{"maxconnections_total", int64(m.MaxConnections), 1, math.MaxInt64},
+		{"maxconnections_client", int64(m.MaxPerClient), 1, math.MaxInt64},
+		{"maxrequests", int64(m.MaxRequests), 1, math.MaxInt64},
+		{"maxmemory", m.MaxMemory, 8 << 20, math.MaxInt64},
+		{"maxpayload", m.MaxPayload, proto.DefaultMaxPayload, 1 << 30},
+		{"handshake_timeout", int64(m.HandshakeTimeout), -1, math.MaxInt64},
+		{"stuck_timeout", int64(m.StuckTimeout), -1, math.MaxInt64},
+	} {
+		if k.value == 0 || k.value >= k.least && k.value <= k.most {
+			continue
+		}
+		if k.value < k.least {
+			l.problems.add(g.where[k.name], Error, "%s in [generic] must be at least %d, not %d", k.name, k.least, k.value)
+		} else {
+			l.problems.add(g.where[k.name], Error, "%s in [generic] must be at most %d, not %d", k.name, k.most, k.value)
+		}
+	}
+	if m.MaxPayload%proto.MaxMinBlock != 0 {
+		l.problems.add(g.where["maxpayload"], Error, "maxpayload in [generic] must be a multiple of %d, the largest minblock", proto.MaxMinBlock)
+	}
+	if m.MaxMemory != 0 && g.Swap {
+		l.problems.add(g.where["maxmemory"], Warning, "maxmemory has no effect with swap, which bounds it to 8 MiB")
+	}
 }
 
 // warnOfFalse says what clients miss where a configuration takes from them what could be had.

@@ -135,6 +135,7 @@ func (l *loader) generic(g *Group) {
 	case c.KeyFile != "" && c.CertFile == "":
 		c.CertFile = c.KeyFile
 	}
+	l.checkLimits(c)
 	if c.DualListen && c.UnixSock == "" {
 		l.problems.add(c.where["duallisten"], Warning, "duallisten without unixsock has no effect")
 	}

@@ -41,8 +41,20 @@ type Generic struct {
 	Swap       bool // clients swap on this machine
 	Splice     bool
 	TLSOnly    bool // another name of ForceTLS; see DemandsTLS
+	Limits     Limits
 
 	where places
+}
+
+// Limits bound what clients can make the server do. 0 means what the manual says.
+type Limits struct {
+	MaxConnections   int
+	MaxPerClient     int
+	MaxMemory        int64 // bytes
+	MaxPayload       int64 // bytes
+	MaxRequests      int
+	HandshakeTimeout int // seconds; below 0 none
+	StuckTimeout     int // the same
 }
 
 // Export is one export section.

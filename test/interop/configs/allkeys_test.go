@@ -40,6 +40,8 @@ func TestAllKeys(t *testing.T) {
 		"test/interop/configs TestTLSOnly":           "tlsonly",
 		"test/interop/configs TestKeysWithoutEffect": "splice sdp",
 		"test/interop/configs TestListenAddr":        "listenaddr port",
+		"test/interop/configs TestLimits":            "maxconnections_client handshake_timeout stuck_timeout maxpayload",
+		"cmd/nbd-server TestLimits":                  "maxmemory maxrequests maxconnections_total",
 		"cmd/nbd-server TestUser":                    "user group",
 		"cmd/nbd-server TestDualListen":              "unixsock duallisten",
 		"cmd/nbd-server TestControlSocket":           "control",

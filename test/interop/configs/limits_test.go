@@ -2,7 +2,10 @@ package configs
 
 import (
 	"errors"
+	"io"
+	"net"
 	"testing"
+	"time"
 
 	"nbd.example/nbd/client"
 	"nbd.example/nbd/proto"
@@ -41,4 +44,53 @@ func TestMinBlock(t *testing.T) {
 			t.Fatalf("%d bytes at %d: %v, %v; want %v", c.length, c.off, reply, err, c.want)
 		}
 	}
+}
+
+// TestLimits shows of the limits of [generic] those that can be seen from outside.
+func TestLimits(t *testing.T) {
+	unixOnly(t)
+	t.Parallel()
+	s := harness.Start(t, harness.Config{
+		TCP: true, Generic: "maxconnections_client = 1\nstuck_timeout = 1\nmaxpayload = 33554432\n", Exports: "[e]\nexportname = memory:128M\n",
+	})
+	hello(t, s)
+	if n, err := harness.Dial(t, "tcp", s.TCPAddr()).Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("a second connection from one address gets %d bytes, %v", n, err)
+	}
+	await(t, s.Process, "too many connections from one address", 1)
+
+	r := raw(t, s.URI("e")) // by the unix socket, which does not count
+	if got := r.Export.BlockSize.MaxPayload; got != 32<<20 {
+		t.Errorf("a maximum of %d bytes was told", got)
+	}
+	read := &client.RawRequest{Request: proto.Request{Command: proto.CmdRead, Length: 32<<20 + 1}}
+	if err := r.Send(read); err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := r.Receive(); err != nil || reply.Error == 0 {
+		t.Errorf("a read over the maximum: %v, %v", reply, err)
+	}
+	read.Length = 32 << 20
+	if err := r.Send(read); err != nil { // and never take the answer
+		t.Fatal(err)
+	}
+	await(t, s.Process, "client disconnected", 1)
+
+	quick := harness.Start(t, harness.Config{TCP: true, Generic: "handshake_timeout = 1\n", Exports: "[e]\nexportname = memory:1M\n"})
+	if _, err := io.Copy(io.Discard, hello(t, quick)); err != nil { // and say nothing
+		t.Errorf("the end of a connection that says nothing: %v", err)
+	}
+}
+
+// hello connects by TCP, and waits until the server has greeted.
+func hello(t *testing.T, s *harness.Server) net.Conn {
+	t.Helper()
+	c := harness.Dial(t, "tcp", s.TCPAddr())
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 18)); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
