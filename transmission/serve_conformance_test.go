@@ -525,7 +525,7 @@ func TestStatement42(t *testing.T) {
 }
 
 func TestStatement43(t *testing.T) {
-	// A simple reply whose data cannot be sent whole is in serve_linux_test.go.
+	// A simple reply whose data cannot be sent whole is in serve_file_linux_test.go.
 	t.Run("statement 43: a bad sector is an error with its place, and no content", func(t *testing.T) {
 		forStyles(t, func(t *testing.T, s style) {
 			d := newRAM(mib)
