@@ -61,6 +61,7 @@ var forTests = []string{
 
 // moreForTests adds to forTests for packages whose tests drive their other half.
 var moreForTests = map[string][]string{
+	".":            {"server", "client", "chain"},
 	"handshake":    {"transmission"},
 	"transmission": {"handshake", "client"},
 	"client":       {"server", "chain"},
