@@ -183,7 +183,7 @@ func (c *conn) negotiate(ctx context.Context) (*talk, error) {
 		// Others were told nothing, and are served whatever they ask for.
 		t.session.MinBlock = r.Export.BlockSize.Minimum
 	}
-	l.dev.OnBroken(c.s.lostWrites(l.cfg.Name))
+	l.dev.OnBroken(c.s.lostWrites(l.e))
 	c.agreed(r, l)
 	c.logConnected(r, l.cfg.Name)
 	return t, nil

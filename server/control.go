@@ -78,7 +78,11 @@ type ExportStatus struct {
 	Export  *Export // in force; must not be changed
 	State   string  // serving, or why not: see [Server.Exports]
 	Clients int     // connections
-	Size    int64   // bytes; -1 where each connection has a device of its own, or there is none
+	// Failures counts the failed flushes, and writes that should have been stable, since
+	// the export was added. A device on which one has failed counts once: it is not written
+	// any more until it is opened anew.
+	Failures int64
+	Size     int64 // bytes; -1 where each connection has a device of its own, or there is none
 }
 
 // about is what a connection has agreed on.
@@ -282,7 +286,7 @@ func (s *Server) Exports() []ExportStatus {
 
 // status describes e. The caller holds Server.mu.
 func (e *export) status() ExportStatus {
-	x := ExportStatus{Export: e.cfg, State: "serving", Clients: e.users, Size: -1}
+	x := ExportStatus{Export: e.cfg, State: "serving", Clients: e.users, Failures: e.failures.Load(), Size: -1}
 	switch {
 	case e.removed:
 		x.State = "removed"

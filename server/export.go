@@ -47,6 +47,8 @@ type export struct {
 	how       How
 	// instances are the open devices of a private export that has Share.
 	instances map[string]*instance
+	// failures counts the devices of the export on which a flush has failed.
+	failures atomic.Int64
 	// moving is not nil while somebody closes or opens dev without holding the
 	// mutex, and is closed when that is done. Until then dev belongs to them alone.
 	moving chan struct{}
@@ -305,12 +307,12 @@ func (x *Export) open(ctx context.Context, c Client) (d *block.Device, err error
 	return d, nil
 }
 
-// lostWrites returns what says that the device of an export has broken down. It outlives
-// the connection that it was made for.
-func (s *Server) lostWrites(name string) func(error) {
+// lostWrites returns what says, and counts, that a device of an export has broken down. It
+// outlives the connection that it was made for.
+func (s *Server) lostWrites(e *export) func(error) {
 	return func(err error) {
 		s.log.Error("a flush failed, written data may be lost: the export can only be read until the server is reloaded or restarted",
-			"export", name, "error", err)
+			"export", e.name, "failures", e.failures.Add(1), "error", err)
 	}
 }
 

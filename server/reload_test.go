@@ -258,6 +258,10 @@ func TestReloadHeals(t *testing.T) {
 	u = connect(t, s, nil).use("a")
 	u.works()
 	u.leave()
+	// What was lost is still known when all is well again.
+	if list := s.Exports(); list[0].State != "serving" || list[0].Failures != 2 {
+		t.Errorf("%+v, want two failures", list[0])
+	}
 }
 
 func TestReloadPrivate(t *testing.T) {

@@ -155,7 +155,7 @@ func (r *remote) Exports(context.Context) ([]control.Export, error) {
 	for _, e := range r.s.Exports() {
 		x := control.Export{
 			Name: e.Export.Name, State: e.State, Clients: e.Clients, Size: e.Size, ReadOnly: e.Export.ReadOnly,
-			TLS: e.Export.RequireTLS, MaxConnections: e.Export.MaxConnections,
+			TLS: e.Export.RequireTLS, MaxConnections: e.Export.MaxConnections, FlushFailures: e.Failures,
 		}
 		if from, ok := e.Export.Origin.(*nbdconf.Export); ok && e.State != "removed" {
 			x.Source, x.Origin = from.ExportName, from.Pos.String()

@@ -144,6 +144,9 @@ type Export struct {
 	ReadOnly       bool   `json:"readonly"`
 	TLS            bool   `json:"tls"` // demanded
 	MaxConnections int    `json:"maxconnections"`
+	// FlushFailures counts the devices of the export on which a flush has failed, those
+	// included that a reload has healed since.
+	FlushFailures int64 `json:"flushfailures"`
 	// Source is the exportname; Origin where it was configured, a place in a
 	// file or "run time".
 	Source string `json:"source"`

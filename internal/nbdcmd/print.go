@@ -91,6 +91,9 @@ func printExports(w io.Writer, list []control.Export) {
 		if x.Size >= 0 {
 			size = count(uint64(x.Size))
 		}
+		if x.FlushFailures > 0 {
+			x.State += fmt.Sprintf(", flushes failed: %d", x.FlushFailures)
+		}
 		if x.ReadOnly {
 			mode = "ro"
 		}

@@ -37,7 +37,7 @@ func TestTables(t *testing.T) {
 	printExports(&b, []control.Export{
 		{Name: "", State: "serving", Clients: 1, Size: 1 << 20, MaxConnections: 2, Source: "/srv/a b", Origin: "command line"},
 		{Name: "x", State: "out of order", Size: -1, ReadOnly: true, TLS: true, Merge: &control.Merge{State: "collecting", Waiting: 1536}},
-		{Name: "y", State: "serving", Size: -1, Merge: &control.Merge{State: "merged"}},
+		{Name: "y", State: "serving", Size: -1, FlushFailures: 2, Merge: &control.Merge{State: "merged"}},
 		{Name: "z", State: "serving", Size: -1, Merge: &control.Merge{State: "merging", Waiting: 512, Error: "no space"}},
 	})
 	now := time.Now()
@@ -55,11 +55,11 @@ func TestTables(t *testing.T) {
 	if err := printSection(&b, &control.Section{Name: "a", State: "pending", Origin: "c.conf:5", Keys: map[string]string{"authfile": " x", "exportname": "y"}}); err != nil {
 		t.Error(err)
 	}
-	want := `NAME  STATE         CLIENTS  SIZE  MODE    WAITFILE            SOURCE      FROM
-""    serving       1/2      1.0M  rw      -                   "/srv/a b"  "command line"
-x     out of order  0        -     ro,tls  collecting,1.5K     -           -
-y     serving       0        -     rw      merged              -           -
-z     serving       0        -     rw      merging,512,failed  -           -
+	want := `NAME  STATE                       CLIENTS  SIZE  MODE    WAITFILE            SOURCE      FROM
+""    serving                     1/2      1.0M  rw      -                   "/srv/a b"  "command line"
+x     out of order                0        -     ro,tls  collecting,1.5K     -           -
+y     serving, flushes failed: 2  0        -     rw      merged              -           -
+z     serving                     0        -     rw      merging,512,failed  -           -
 ID  CLIENT                  EXPORT       AGE  TLS           READ  WRITTEN  REQUESTS  ERRORS  IN FLIGHT
 1   10.0.0.1:5              x            0s   "TLS 1.3 me"  2.0K  0        7         1       3
 2   unix,pid=7,uid=8,gid=9  (handshake)  0s   -             0     0        0         0       0
