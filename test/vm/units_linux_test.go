@@ -15,7 +15,8 @@ import (
 )
 
 // TestUnits boots a Debian with our units, rules of udev and nbdtab, which mounts file
-// systems and swaps on exports of our server as fstab says. Its services are stopped,
+// systems and swaps on exports of our server as fstab says. A second server is started there
+// by its own units. Its services are stopped,
 // started, restarted and killed, and in the end the system must go down in good order. Then
 // it boots again, without the service that keeps many devices, and before the server is
 // there.
@@ -27,12 +28,13 @@ func TestUnits(t *testing.T) {
 	s := newSystem(t, "6.12")
 	server := harness.Start(t, harness.Config{TCP: true, Exports: unitsExports(s)})
 	s.installUnits(server.Port)
+	s.installServer()
 	archive := s.initramfs("virtio_pci", "virtio_net", "virtio_blk", "ext4")
 	s.disk = filepath.Join(s.dir, "root.img")
 	s.takeImage(s.disk, "boot", "usr/lib/dracut")
 	const words = "root=/dev/vda systemd.show_status=1 "
 	l := s.boot(archive, words)
-	for _, step := range []string{"boot", "names", "start", "restart", "kill", "leave"} {
+	for _, step := range []string{"boot", "server", "names", "start", "restart", "kill", "leave"} {
 		s.unitsStep(l, step, server)
 	}
 	s.goDown(l, server, append(unitsNames, "left")...)
@@ -118,6 +120,17 @@ func unitsExports(s *system) string {
 		run("", "mkfs.ext4", "-q", "-F", "-E", "offset=1048576", s.image(name), strconv.Itoa(size>>10-1024)+"k")
 	}
 	return b.String() + "[left]\nexportname = memory:16M\n"
+}
+
+// installServer installs our server, which a step starts.
+func (s *system) installServer() {
+	program := filepath.Join(s.dir, "nbd-server")
+	s.must(Build(s.t.Context(), "nbd.example/nbd/cmd/nbd-server", program))
+	s.must(s.debian.Put(program, "usr/bin/nbd-server", 0o755))
+	for _, unit := range []string{"nbd-server.service", "nbd-server.socket"} {
+		s.must(s.debian.Put(filepath.Join("../../systemd", unit), filepath.Join("usr/lib/systemd/system", unit), 0o644))
+	}
+	s.must(os.MkdirAll(filepath.Join(s.debian.dir, "etc/nbd-server"), 0o755))
 }
 
 // installUnits installs what a distribution would, and the tables of an administrator.

@@ -13,6 +13,7 @@ func System() []guest.Scenario {
 		{Name: "root-work", Series: all, Run: rootWork},
 		{Name: "root-verify", Series: all, Run: rootVerify},
 		{Name: "units-boot", Series: all, Run: unitsBoot},
+		{Name: "units-server", Series: all, Run: unitsServer},
 		{Name: "units-names", Series: all, Run: unitsNames},
 		{Name: "units-start", Series: all, Run: unitsStart},
 		{Name: "units-restart", Series: all, Run: unitsRestart},
