@@ -86,9 +86,11 @@ func (s *Supervisor) attachAlone(ctx context.Context, spec *Spec) (*State, error
 func (s *Supervisor) other(ctx context.Context, spec *Spec) (*State, error) {
 	list, _ := States(s.cfg.Dir) // what cannot be read cannot be compared
 	for i := range list {
-		if st := &list[i]; st.Identifier == spec.Identifier && !s.stale(st) {
-			return st, nil
+		st := &list[i]
+		if st.Identifier != spec.Identifier || s.stale(st) || !s.foreign(st) && s.left(ctx, st.Index, st.Identifier) {
+			continue
 		}
+		return st, nil
 	}
 	all, err := s.cfg.Kernel.StatusAll(ctx)
 	if err != nil {
@@ -99,7 +101,7 @@ func (s *Supervisor) other(ctx context.Context, spec *Spec) (*State, error) {
 			continue
 		}
 		info, err := s.cfg.Kernel.Info(a.Index)
-		if err != nil || info.PID == 0 || info.Identifier != spec.Identifier || s.left(ctx, info) {
+		if err != nil || info.PID == 0 || info.Identifier != spec.Identifier || s.left(ctx, a.Index, spec.Identifier) {
 			continue
 		}
 		st := &State{
@@ -114,12 +116,12 @@ func (s *Supervisor) other(ctx context.Context, spec *Spec) (*State, error) {
 
 // left reports whether a device was detached while somebody had it open: the kernel shows it
 // until he closes it, but nothing reaches its server any more.
-func (s *Supervisor) left(ctx context.Context, info *kernel.Info) bool {
+func (s *Supervisor) left(ctx context.Context, i kernel.Index, identifier string) bool {
 	if !s.cfg.Kernel.Can().Reconfigure {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.times.call)
 	defer cancel()
-	nothing := &kernel.Change{Identifier: info.Identifier}
-	return errors.Is(s.cfg.Kernel.Reconfigure(ctx, info.Index, nothing), kernel.ErrNotConnected)
+	nothing := &kernel.Change{Identifier: identifier}
+	return errors.Is(s.cfg.Kernel.Reconfigure(ctx, i, nothing), kernel.ErrNotConnected)
 }

@@ -42,11 +42,15 @@ The server goes to the background when it serves, and not before: an error at th
 	r.item("1", `It could not start, or failed later; or the configuration has errors.`)
 	r.item("2", `The command line cannot be understood.`)
 	r.line("SH", "ENVIRONMENT")
-	r.item("LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES", `Listening sockets of a service manager, see sd_listen_fds(3). With them, what the configuration and the command line say of addresses has no effect.
-
-Their names (FileDescriptorName in a unit of systemd) say what they are for: control is the socket of nbd ctl; oldstyle@EXPORT serves that export to clients of before 2011, as oldstyle does where there is only one export; all others are for clients as they are today.`)
+	r.item("LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES", `Listening sockets of a service manager, see sd_listen_fds(3). With them, what the configuration and the command line say of addresses has no effect. What their names mean stands under SYSTEMD.`)
 	r.item("NOTIFY_SOCKET", `Where to send READY, RELOADING and STOPPING, see sd_notify(3).`)
 	r.item("JOURNAL_STREAM", `If it names standard error, log lines begin with their priority, such as <6>.`)
+	server8End(&r)
+	return r.String()
+}
+
+// server8End writes the last sections.
+func server8End(r *roff) {
 	r.line("SH", "SYSTEMD")
 	r.text(`nbd-server.service serves the configuration, and nbd-server.socket, if it is enabled, starts it with the first client. The name of a socket (FileDescriptorName) says what it is for: *control* is that of nbd ctl, *oldstyle@EXPORT* serves one export to clients of before 2011, *oldstyle* does so where there is one export, and any other name is for clients as they are today. Where sockets for clients are passed, the server makes none of its own.`)
 	r.text(`The unit takes rights from the server: of the capabilities it leaves those for files, ports and users, it admits no further system calls than services usually need, no new privileges (sudo), and nothing can be written in /usr, /boot and /etc. Commands of prerun and postrun are bound by that, also as root (run_user = root): lvcreate, losetup and mount fail. A drop-in in /etc/systemd/system/nbd-server.service.d lifts it:`)
@@ -71,5 +75,4 @@ Their names (FileDescriptorName in a unit of systemd) say what they are for: con
 	r.example(`nbd-server ::1@10809 /dev/sdb1 -c -o disk`)
 	r.line("SH", "SEE ALSO")
 	r.text(`*nbd-server(5)*, *nbd-client(8)*, *nbd(1)*, *nbd-ctl(1)*, *nbd-trdump(1)*, *nbd-trplay(1)*`)
-	return r.String()
 }
