@@ -242,6 +242,21 @@ a.shutdown()
 c = connect("cow", structured)
 assert c.pread(size, 0) == before
 `, true},
+	{"depths of a diff", `
+depth = "qemu:allocation-depth"
+c = connect("cow", contexts=[depth])
+assert extents(c, size, 0) == [(depth, 0, [size, 2])], extents(c, size, 0)
+c.pwrite(os.urandom(1 << 16), 1 << 20)
+c.zero(1 << 16, 3 << 20)
+got = extents(c, size, 0)[0][2]
+ends, at = [], 0
+for n, state in zip(got[::2], got[1::2]):
+    at += n
+    ends.append((at, state))
+assert ends == [(1 << 20, 2), ((1 << 20) + (1 << 16), 1), (3 << 20, 2), ((3 << 20) + (1 << 16), 1), (size, 2)], ends
+d = connect("cow", contexts=[depth])
+assert extents(d, size, 0) == [(depth, 0, [size, 2])], extents(d, size, 0)
+`, false},
 	{"option by option", `
 h.set_opt_mode(True)
 h.connect_unix(sock)
