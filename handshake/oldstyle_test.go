@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"nbd.example/nbd/internal/testgate"
 	"nbd.example/nbd/proto"
 )
 
@@ -164,12 +165,14 @@ func TestOldstyleClient(t *testing.T) {
 }
 
 // Our client against nbdkit -o: recorded with -peer-update, like the others.
-func TestOldstylePeer(t *testing.T) {
+func TestOldstylePeer(t *testing.T) { meetOldstyle(t, *peerUpdate) }
+
+func meetOldstyle(t *testing.T, live bool) {
 	p := peer{"nbdkit-oldstyle", func(t *testing.T, socket, _ string) *exec.Cmd {
-		return exec.Command("nbdkit", "-f", "-o", "-U", socket, "memory", "1M")
+		return exec.Command(testgate.Find("nbdkit"), "-f", "-o", "-U", socket, "memory", "1M")
 	}}
 	talk := conversation{name: "go", setup: takeAll, run: negotiate(ClientConfig{})}
-	meet(t, &p, &talk)
+	meet(t, &p, &talk, live)
 }
 
 // The greeting that we send is the one that nbdkit sends, but for what each
