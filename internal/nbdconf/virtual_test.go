@@ -2,6 +2,8 @@ package nbdconf
 
 import (
 	"net"
+	"path"
+	"strings"
 	"testing"
 )
 
@@ -63,4 +65,32 @@ func TestVirtStyle(t *testing.T) {
 	if !s.Expands("/a%s") || s.Expands("/a%%") || (VirtStyle{Name: "none"}).Expands("/a%s") {
 		t.Error("Expands is wrong about what names have in them")
 	}
+}
+
+// FuzzVirtStyle wants each style that is taken to be one of the four, and a client's part
+// of a path never to lead out of its folder.
+func FuzzVirtStyle(f *testing.F) {
+	for _, s := range []string{"", "none", "ipliteral", " iphash\t", "cidrhash", "cidrhash 24", "cidrhash999", "cidrhash -1", "cidrhash 99999999999"} {
+		f.Add(s, []byte{192, 168, 1, 100}, "")
+		f.Add(s, []byte(net.ParseIP("2001:6f8:32f::39")), "eth0")
+	}
+	f.Fuzz(func(t *testing.T, text string, ip []byte, zone string) {
+		s, err := ParseVirtStyle(text)
+		if err != nil {
+			return
+		}
+		switch {
+		case s.Name == "cidrhash" && s.Bits >= 0 && s.Bits <= 128:
+		case s.Bits == 0 && (s.Name == "none" || s.Name == "ipliteral" || s.Name == "iphash"):
+		default:
+			t.Errorf("%q is %+v", text, s)
+		}
+		if strings.ContainsAny(zone, "/.%") {
+			zone = "" // the system has no such names
+		}
+		got := s.Expand("/export/%s", &net.TCPAddr{IP: ip, Zone: zone})
+		if path.Clean(got) != got || !strings.HasPrefix(got, "/export/") {
+			t.Errorf("%q, % x: %s", text, ip, got)
+		}
+	})
 }
