@@ -84,6 +84,7 @@ func ofClient() []guest.Scenario {
 		{Name: "client-life", Series: all, Run: clientLife},
 		{Name: "client-serve", Series: all, Run: clientServe},
 		{Name: "client-service", Series: all, Run: clientService},
+		{Name: "client-ends", Series: all, Main: one, Run: clientEnds},
 		{Name: "client-oldstyle", Series: all, Main: one, Run: clientOldstyle},
 		{Name: "client-vsock", Series: all, Main: one, Run: clientVSock},
 		{Name: "client-namespace", Series: all, Main: one, Run: otherNamespace},
