@@ -65,7 +65,7 @@ var genericKeys = []Key{
 	{Name: "certfile", Kind: String, Default: "the value of keyfile", field: func(g *Generic, _ *Export) any { return &g.CertFile },
 		Help: `The PEM file of the server's certificate, followed by those that lead to its authority. It is read again on SIGHUP.`},
 	{Name: "control", Kind: String, field: func(g *Generic, _ *Export) any { return &g.Control },
-		Help: `The path of a unix socket on which "nbd ctl" looks at the server and changes it; see nbd-ctl(1). It is made before the server changes to user, for its owner alone: who can write to it can have the server serve any file that it can open, and, by prerun, have commands run as run_user. A change of its mode or group, once it is there, lets others in; so does a socket of systemd by the name of control, with SocketMode and SocketGroup. The option --control has precedence.
+		Help: `The path of a unix socket on which "nbd ctl" looks at the server and changes it; see nbd-ctl(1). It is made before the server changes to user, for its owner alone: who can write to it can have the server serve any file that it can open, and, by prerun, have commands run as run_user. A change of its mode or group, once it is there, lets others in; so does a socket of systemd by the name of control, with SocketMode and SocketGroup. On Windows the socket has the rights that its folder hands down: name one that only administrators can write to. The option --control has precedence.
 
 The reference does not know this key.`},
 	{Name: "duallisten", Kind: Bool, field: func(g *Generic, _ *Export) any { return &g.DualListen },
