@@ -147,7 +147,7 @@ func (f *File) TryWrite(p []byte, off int64) bool {
 // Range returns a span of the file, if all of it is in memory.
 func (f *File) Range(off, n int64, onlyData bool) (block.Span, bool) {
 	s := &f.sys.fast
-	if !s.spans || f.spanless.Load() || onlyData && !f.sys.known.covers(off, n) {
+	if !s.spans || f.sys.avoided.overlaps(off, n) || onlyData && !f.sys.known.covers(off, n) {
 		return block.Span{}, false
 	}
 	if !s.inMemory && !f.resident(off, n) {
@@ -155,8 +155,3 @@ func (f *File) Range(off, n int64, onlyData bool) (block.Span, bool) {
 	}
 	return block.Span{FD: f.fd, Off: off, Len: n}, true
 }
-
-// Avoid is called when a span could not be sent whole: the file has become
-// smaller, or a sector under it has gone bad. From then on all bytes are read,
-// so that the next to ask gets the error.
-func (f *File) Avoid(block.Span) { f.spanless.Store(true) }

@@ -110,6 +110,47 @@ func TestHotAndCold(t *testing.T) {
 	}
 }
 
+// TestAvoid wants what could not be sent to be avoided, and no more, as long as there
+// is room for the difference.
+func TestAvoid(t *testing.T) {
+	path := filepath.Join(testgate.MemoryDir(t), "image")
+	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Open(Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	want := func(ok bool, off, n int64) {
+		t.Helper()
+		if _, got := f.Range(off, n, false); got != ok {
+			t.Errorf("a range of %d bytes at %d: %t, want %t", n, off, got, ok)
+		}
+	}
+	avoid := func(off, n int64) {
+		s, ok := f.Range(off, n, false)
+		if !ok {
+			t.Fatalf("no range of %d bytes at %d", n, off)
+		}
+		f.Avoid(s.Advance(100)) // of which some bytes had been sent
+	}
+	avoid(8192, 4196)
+	want(true, 0, 8292)
+	want(false, 0, 8293)
+	want(false, 9000, 1)
+	want(false, 12387, 8192)
+	want(true, 12388, 8192)
+	f.Avoid(block.Span{FD: f.fd + 1, Len: 1 << 20}) // of another file
+	want(true, 0, 8192)
+	for i := range int64(maxAvoided - 1) {
+		avoid(1<<19+i*1024, 200)
+	}
+	want(true, 0, 8192)
+	avoid(0, 512)
+	want(false, 1<<20-1, 1)
+}
+
 // TestCache reads ahead, and waits until it is there.
 func TestCache(t *testing.T) {
 	f := cached(t, 1<<20)
@@ -347,8 +388,12 @@ func TestMapping(t *testing.T) {
 	if err := f.Trim(context.Background(), 2*windowSize, 2*windowSize, 0); err != nil {
 		t.Fatal(err)
 	}
-	f.Avoid(block.Span{})
-	if mapped(0, 4096) {
+	f.Avoid(block.Span{FD: f.fd, Len: 4096})
+	if mapped(0, 4096) || !mapped(4096, 4096) {
+		t.Error("mapped is not what it was but for the stretch that is to be avoided")
+	}
+	f.Avoid(block.MappedSpan(f.sys.mapping.address, 4096))
+	if mapped(4096, 4096) {
 		t.Error("still mapped after Avoid")
 	}
 }

@@ -94,15 +94,14 @@ type Config struct {
 
 // File is a back end on one open file. Its methods may be called concurrently.
 type File struct {
-	f        *os.File
-	fd       uintptr
-	config   Config
-	size     atomic.Int64 // bytes; see Remeasure
-	device   bool         // a disk, not a regular file
-	align    int64        // what every read and write must be aligned to, in bytes; 1 if nothing
-	caps     block.Caps
-	sys      system // what only this operating system has
-	spanless atomic.Bool
+	f      *os.File
+	fd     uintptr
+	config Config
+	size   atomic.Int64 // bytes; see Remeasure
+	device bool         // a disk, not a regular file
+	align  int64        // what every read and write must be aligned to, in bytes; 1 if nothing
+	caps   block.Caps
+	sys    system // what only this operating system has
 }
 
 var (

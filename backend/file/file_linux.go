@@ -33,6 +33,8 @@ type system struct {
 	sector int64 // logical block size of a block device, in bytes
 	known  knownData
 
+	avoided avoided
+
 	probe   probe
 	mapping *mapping // nil without Config.Map
 }

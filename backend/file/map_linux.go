@@ -122,7 +122,7 @@ func (f *File) sysClose() {
 // Mapped returns a span of the mapping, if all of it is in hot windows.
 func (f *File) Mapped(off, n int64) (block.Span, bool) {
 	m := f.sys.mapping
-	if m == nil || f.spanless.Load() || off+n > m.size {
+	if m == nil || f.sys.avoided.mappings.Load() || f.sys.avoided.overlaps(off, n) || off+n > m.size {
 		return block.Span{}, false
 	}
 	for i := off >> windowBits; i <= (off+n-1)>>windowBits; i++ {

@@ -321,8 +321,8 @@ func (m *multi) Range(off, n int64, onlyData bool) (block.Span, bool) {
 	return p.dev.Range(off-p.start, n, onlyData)
 }
 
-// Avoid implements block.Direct. A span does not tell which part it is from; that
-// the others are slower from then on does no harm.
+// Avoid implements block.Direct. A span does not tell which part it is from, but a
+// part knows its own.
 func (m *multi) Avoid(s block.Span) {
 	for i := range m.parts {
 		m.parts[i].dev.Avoid(s)
