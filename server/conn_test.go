@@ -386,6 +386,51 @@ func TestPanics(t *testing.T) {
 	other.abort()
 }
 
+// TestPanicsBesideConnections has exports panic where no connection is that could end:
+// while a device is replaced, measured or closed, and behind the last client.
+func TestPanicsBesideConnections(t *testing.T) {
+	a, b, c := newDisk(), newLongDisk(), newDisk()
+	b.boom = true
+	var log logBuffer
+	ended := make(chan struct{}, 10)
+	exports := func(settings string) []*Export {
+		return []*Export{
+			{Name: "a", Open: a.open, Settings: settings},
+			{Name: "b", Open: b.open},
+			{Name: "c", Open: c.open, Begin: func(context.Context, Client) (func(), error) {
+				return func() { ended <- struct{}{}; panic("at the end") }, nil
+			}},
+		}
+	}
+	s := newServer(t, Config{Exports: exports("1"), Logger: log.logger()}, a, c)
+	u := connect(t, s, nil).use("a")
+	a.set(func() { a.boom = true })
+	if _, err := s.Reload(Config{Exports: exports("2")}); err == nil || !strings.Contains(err.Error(), "in Close") {
+		t.Errorf("a reload whose probe panics: %v", err)
+	}
+	a.set(func() { a.boom = false })
+	<-a.closed
+	if report, err := s.Reload(Config{Exports: exports("2")}); err != nil || len(report.Pending) != 1 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	<-a.closed
+	a.set(func() { a.boom = true })
+	u.leave()
+	wait(t, "close", a.closed) // by a goroutine of its own
+	p := connect(t, s, nil).use("c")
+	p.leave()
+	wait(t, "end", ended)
+	again := connect(t, s, nil).use("a")
+	again.works()
+	again.leave()
+	for msg, text := range map[string]string{"closing a device": "in Close", "cannot look whether": "in Remeasure", "what follows": "at the end"} {
+		if l := log.lines(msg); len(l) == 0 || !strings.Contains(l[0], text) || !strings.Contains(l[0], "_test.go") {
+			t.Errorf("log of a panic %s: %q", text, l)
+		}
+	}
+	a.set(func() { a.boom = false })
+}
+
 func TestLogs(t *testing.T) {
 	d := newDisk()
 	var log logBuffer

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync/atomic"
 
 	"nbd.example/nbd/block"
@@ -293,12 +292,7 @@ func openShared(ctx context.Context, x *Export) (*device, error) {
 
 // open calls x.Open, and makes an error of whatever may go wrong there.
 func (x *Export) open(ctx context.Context, c Client) (d *block.Device, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			d, err = nil, fmt.Errorf("panic while opening: %v\n%s", v, debug.Stack())
-		}
-	}()
-	if d, err = x.Open(ctx, c); err != nil {
+	if err = guarded("opening", func() (err error) { d, err = x.Open(ctx, c); return err }); err != nil {
 		return nil, err
 	}
 	if err := x.suits(d); err != nil {
@@ -323,7 +317,7 @@ func (s *Server) closeShared(name string, d *device) {
 }
 
 func (s *Server) closeDevice(name string, d *block.Device) {
-	if err := d.Close(); err != nil {
+	if err := closeGuarded(d); err != nil {
 		s.log.Error("closing a device failed", "export", name, "error", err)
 	}
 }

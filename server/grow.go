@@ -27,7 +27,8 @@ func (s *Server) remeasure(ctx context.Context, x *Export, d *device) (tooLarge 
 		return false
 	}
 	before := d.Size()
-	found, err := d.Grow(int64(x.MinBlock))
+	var found int64
+	err := guarded("measuring", func() (err error) { found, err = d.Grow(int64(x.MinBlock)); return err })
 	if err != nil {
 		s.log.Warn("cannot look whether an export has grown", "export", x.Name, "error", err)
 		return false

@@ -17,6 +17,7 @@ type longDisk struct {
 	size int64
 	fail error
 	gate chan struct{} // not nil: measuring waits for it
+	boom bool          // measuring panics
 }
 
 // longFile is one opened longDisk.
@@ -48,6 +49,9 @@ func (f *longFile) Remeasure() (int64, error) {
 	}
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
+	if f.d.boom {
+		panic("in Remeasure")
+	}
 	return f.d.size, f.d.fail
 }
 

@@ -52,6 +52,7 @@ type disk struct {
 	fail    error         // of the next opens
 	flush   error         // of the next flushes
 	bad     error         // of the next closes
+	boom    bool          // closing panics
 	stall   chan struct{} // not nil: reads wait for it
 	reading chan struct{} // is told of each read that waits
 	closed  chan struct{} // is told of each close
@@ -128,9 +129,12 @@ func (f *diskFile) Flush(context.Context) error {
 func (f *diskFile) Close() error {
 	f.d.mu.Lock()
 	f.d.holders--
-	err := f.d.bad
+	err, boom := f.d.bad, f.d.boom
 	f.d.mu.Unlock()
 	f.d.closed <- struct{}{}
+	if boom {
+		panic("in Close")
+	}
 	return err
 }
 

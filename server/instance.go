@@ -3,8 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
-	"runtime/debug"
 	"time"
 )
 
@@ -113,18 +111,16 @@ func (s *Server) finish(l *lease) {
 		s.closeDevice(l.cfg.Name, l.dev)
 	}
 	if l.end != nil {
-		l.end()
+		if err := guarded("finishing", func() error { l.end(); return nil }); err != nil {
+			s.log.Error("what follows a connection failed", "export", l.cfg.Name, "error", err)
+		}
 	}
 }
 
 // begin calls x.Begin, and makes an error of whatever may go wrong there.
 func (x *Export) begin(ctx context.Context, c Client) (end func(), err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			end, err = nil, fmt.Errorf("panic while preparing: %v\n%s", v, debug.Stack())
-		}
-	}()
-	return x.Begin(ctx, c)
+	err = guarded("preparing", func() (err error) { end, err = x.Begin(ctx, c); return err })
+	return end, err
 }
 
 // key names the instance that a client is to have.

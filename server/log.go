@@ -47,4 +47,4 @@ func tlsPeer(t *tls.ConnectionState) string {
 }
 
 // joinClose closes d after err.
-func joinClose(err error, d *block.Device) error { return errors.Join(err, d.Close()) }
+func joinClose(err error, d *block.Device) error { return errors.Join(err, closeGuarded(d)) }

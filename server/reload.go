@@ -239,7 +239,7 @@ func probe(ctx context.Context, x *Export) error {
 	if d == nil {
 		return err
 	}
-	return d.Close()
+	return closeGuarded(d.Device)
 }
 
 // makeRoom closes the idle devices that are not wanted any more. It reports

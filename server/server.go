@@ -218,7 +218,7 @@ func (s *Server) closeAll() error {
 			continue
 		}
 		if e.dev != nil {
-			if err := e.dev.Close(); err != nil {
+			if err := closeGuarded(e.dev.Device); err != nil {
 				s.log.Error("closing a device failed", "export", e.name, "error", err)
 				errs = append(errs, fmt.Errorf("export %s: closing the device: %w", quote(e.name), err))
 			}
