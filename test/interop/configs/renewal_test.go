@@ -25,7 +25,7 @@ func TestRenewal(t *testing.T) {
 	first, second := old.Issue(t, "server", "server", "localhost"), fresh.Issue(t, "server", "server", "localhost")
 	oldClient, freshClient := old.Issue(t, "client", "client"), fresh.Issue(t, "client", "client")
 	const one, two = "[e]\nexportname = memory:8k\n", "[more]\nexportname = memory:16k\n"
-	generic := "user = nobody\nforce_tls = true\n" + harness.ServerLines(first, filepath.Join(first, "ca-cert.pem"))
+	generic := "user = nobody\nforce_tls = true\ncontrol = " + dir + "/ctl\n" + harness.ServerLines(first, filepath.Join(first, "ca-cert.pem"))
 	s := harness.StartIn(t, dir, harness.Config{TCP: true, Generic: generic, Exports: one})
 	if err := os.Chmod(s.File, 0o644); err != nil {
 		t.Fatal(err)
@@ -47,22 +47,30 @@ func TestRenewal(t *testing.T) {
 	served("more", oldClient, "16384")
 
 	// Renewed in place, by whoever renews keys, under the same names.
-	for _, name := range []string{"server-key.pem", "server-cert.pem", "ca-cert.pem"} {
-		if err := os.Rename(filepath.Join(second, name), filepath.Join(first, name)); err != nil {
-			t.Fatal(err)
+	renew := func(from string) {
+		t.Helper()
+		for _, name := range []string{"server-key.pem", "server-cert.pem", "ca-cert.pem"} {
+			if err := os.Rename(filepath.Join(from, name), filepath.Join(first, name)); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+	renew(second)
 	s.Signal(hangup)
 	await(t, s.Process, "configuration taken over", 2)
 	served("e", freshClient, "8192")
 	harness.Refused(t, "nbdinfo", "--size", uri("e", oldClient))
+	renew(old.Issue(t, "third", "server", "localhost"))
+	harness.Run(t, harness.Tool(t, "nbd"), "ctl", "--socket", dir+"/ctl", "certs")
+	served("e", oldClient, "8192")
+	harness.Refused(t, "nbdinfo", "--size", uri("e", freshClient))
 
 	elsewhere := fresh.Issue(t, "elsewhere", "server", "localhost")
 	s.WriteConfig(t, "user = nobody\n"+harness.ServerLines(elsewhere, ""), one)
 	s.Signal(hangup)
 	await(t, s.Process, "elsewhere/server-key.pem: permission denied; the server is not root any more", 1)
 	await(t, s.Process, "the earlier one stays in force", 1)
-	served("more", freshClient, "16384")
+	served("more", oldClient, "16384")
 
 	// One that is wrong changes nothing either.
 	s.WriteConfig(t, generic, one)
@@ -72,5 +80,5 @@ func TestRenewal(t *testing.T) {
 	s.Signal(hangup)
 	await(t, s.Process, "server-cert.pem: no such file or directory", 1)
 	await(t, s.Process, "the earlier one stays in force", 2)
-	served("more", freshClient, "16384")
+	served("more", oldClient, "16384")
 }
