@@ -162,6 +162,9 @@ func TestProcess(t *testing.T) {
 	cfg.Logger = log.logger()
 	s := newServer(t, cfg, d)
 	u := connectOver(t, s, here, there).use("a")
+	if err := u.do(proto.CmdRead, 0, make([]byte, 512)); err != nil { // who is served has been logged
+		t.Fatal(err)
+	}
 	if p := only(t, s).Process; p == nil || p.PID != os.Getpid() || int(p.UID) != os.Getuid() || int(p.GID) != os.Getgid() {
 		t.Errorf("%+v", p)
 	}
