@@ -77,7 +77,7 @@ A server whose machine or network is gone does not say so. A TCP connection from
 
 Some devices cannot do without their process: those by TLS or vsock, whose connections go through it, those that it serves itself (*--serve*), and those of the old interface (*-nonetlink*). On SIGTERM it detaches them as soon as nobody uses them, and then ends; until then it answers as before, and says in the log what it waits for. A second SIGTERM ends it at once. Then, or when it is killed, devices of the old interface are gone, and whoever uses them gets errors. The others stay attached without a connection, which *status* tells by 3: reads and writes wait until the same is attached again, if it still is the same then, or until *detach --force*.
 
-*nbd-client supervisor* ends at the first SIGTERM, since the next one connects its devices anew; only if none will come, because systemd shuts the machine down, it waits for them as well. No machine is kept from going down: whoever shuts it down sends SIGKILL after a while (TimeoutStopSec of systemd).`)
+*nbd-client supervisor* ends at the first SIGTERM, since the next one connects its devices anew; only if none will come, because systemd shuts the machine down, it waits for them as well. That keeps no machine from going down, since whoever shuts it down sends SIGKILL after a while (TimeoutStopSec of systemd); what is mounted on such a device must be unmounted by then, or hangs.`)
 	clientEnd(r)
 }
 
