@@ -12,6 +12,7 @@ import (
 
 	"nbd.example/nbd/internal/clientflags"
 	"nbd.example/nbd/internal/nbdconf"
+	"nbd.example/nbd/internal/refserver"
 	"nbd.example/nbd/internal/testgate"
 	"nbd.example/nbd/test/harness"
 )
@@ -65,17 +66,27 @@ func sideBySide(t *testing.T, p *page, theirs, ours string) {
 		testgate.Requires(t, testgate.Root())
 	}
 	here := newPlace(t)
-	size := here.serve(p, ours)
-	if size <= 0 {
-		t.Errorf("%d bytes", size)
+	got := here.serve(p, ours, ours)
+	if got["size"] == "0" {
+		t.Error("no bytes")
+	}
+	if strings.Contains(theirs, "/dev/") || strings.Contains(theirs, "--fork") {
+		return // a device of its own, and the background, are other tests'
 	}
 	peer := strings.Fields(theirs)[0]
-	if testgate.Find(peer) == "" || strings.Contains(theirs, "/dev/") || strings.Contains(theirs, "--fork") {
-		return
+	testgate.Requires(t, testgate.Program(peer))
+	want := newPlace(t).serve(p, theirs, ours)
+	if strings.Contains(ours, " -c ") {
+		want["stays"] = "false" // the page says so
 	}
-	there := newPlace(t)
-	if got := there.serve(p, theirs); got != size {
-		t.Errorf("%d bytes here, %d bytes by %s", size, got, peer)
+	if strings.Contains(theirs, " -A ") {
+		want["changes the file"] = "false" // depth is only where there is a diff
+	}
+	for _, what := range slices.Sorted(maps.Keys(want)) {
+		t.Logf("%s: %s", what, want[what])
+		if got[what] != want[what] {
+			t.Errorf("%s: %q here, %q by %s", what, got[what], want[what], peer)
+		}
 	}
 }
 
@@ -88,28 +99,21 @@ func listed(t *testing.T, theirs, ours string) {
 	proc := harness.Spawn(t, nil, harness.PlainBinary(t), "-n", "-C", filepath.Join(p.dir, "config"))
 	proc.AwaitListening("tcp", "127.0.0.1:"+port)
 	words := append(strings.Fields(ours)[1:], port) // it is another one than the default
-	for name, out := range map[string]string{
-		"ours": harness.Run(t, harness.Tool(t, "nbd-client"), words...), "theirs": p.peerLists(theirs),
-	} {
-		if out != "" && (!strings.Contains(out, "disk\n") || !strings.Contains(out, "other disk")) {
-			t.Errorf("%s lists\n%s", name, out)
+	lists := func(whose, out string) {
+		if !strings.Contains(out, "disk\n") || !strings.Contains(out, "other disk") {
+			t.Errorf("%s lists\n%s", whose, out)
 		}
 	}
+	lists("ours", harness.Run(t, harness.Tool(t, "nbd-client"), words...))
+	peer := strings.Fields(p.here(theirs))
+	testgate.Requires(t, testgate.Program(peer[0]))
+	lists("theirs", strings.ReplaceAll(harness.Run(t, peer[0], peer[1:]...), "'", "\n"))
 	proc.Stop()
 }
 
-// peerLists returns what the peer's program prints, or nothing if it is not there.
-func (p *place) peerLists(line string) string {
-	words := strings.Fields(p.here(line))
-	if testgate.Find(words[0]) == "" {
-		return ""
-	}
-	out := harness.Run(p.t, words[0], words[1:]...)
-	return strings.ReplaceAll(out, "'", "\n")
-}
-
-// serve runs a server's line and returns how many bytes it serves.
-func (p *place) serve(pg *page, line string) int64 {
+// serve runs a server's line and returns what a client finds there. What is looked at depends
+// on what ours says.
+func (p *place) serve(pg *page, line, ours string) map[string]string {
 	p.t.Helper()
 	secure := ""
 	if strings.Contains(line, "pki") || strings.Contains(line, "tls") {
@@ -122,7 +126,9 @@ func (p *place) serve(pg *page, line string) int64 {
 		if p.ports["2000"] == "" && !strings.Contains(line, "nbd.sock") { // their default
 			words = slices.Insert(words, 1, "-p", p.here("10809"))
 		}
-		return p.size(harness.Spawn(p.t, nil, words[0], words[1:]...), line, secure)
+		proc := harness.Spawn(p.t, nil, words[0], words[1:]...)
+		defer proc.Kill()
+		return p.look(proc, line, ours, secure)
 	case !strings.Contains(listen, " -C "):
 		words = append(words, "-C", filepath.Join(p.dir, "none"))
 	default:
@@ -137,9 +143,8 @@ func (p *place) serve(pg *page, line string) int64 {
 	// The shell brings it to where relative paths begin, and is it then.
 	words = append([]string{"-c", `cd "$0" && exec "$@"`, p.dir, harness.PlainBinary(p.t)}, words[1:]...)
 	proc := harness.Spawn(p.t, nil, "sh", words...)
-	size := p.size(proc, line, secure)
-	proc.Stop()
-	return size
+	defer proc.Stop()
+	return p.look(proc, line, ours, secure)
 }
 
 // TestReferencePage tries the lines of the page about the reference: keys of an
@@ -166,12 +171,22 @@ func TestReferencePage(t *testing.T) {
 			t.Log(line[1])
 			here := newPlace(t)
 			if kind == "command" {
-				if size := here.serve(p, line[1]); size <= 0 {
-					t.Errorf("%d bytes", size)
+				if size := here.serve(p, line[1], line[1])["size"]; size == "0" {
+					t.Error("no bytes")
 				}
 				return
 			}
-			here.configured(kind, line[1], refused || strings.Contains(r.cells[len(r.cells)-1], "; refused"))
+			last := r.cells[len(r.cells)-1]
+			byThem := strings.TrimSpace(r.cells[1])
+			if strings.HasPrefix(byThem, "refused") || strings.Contains(byThem, "refused by the program") {
+				t.Run("reference", func(t *testing.T) {
+					testgate.Requires(t, refserver.Needs()...)
+					there := newPlace(t)
+					there.configure(kind, line[1])
+					harness.Refused(t, "nbd-server", "-C", filepath.Join(there.dir, "config"), "-p", filepath.Join(there.dir, "pid"), "-d")
+				})
+			}
+			here.configured(kind, line[1], refused || strings.Contains(last, "; refused"), strings.Contains(last, "with a warning"))
 		})
 	}
 	for kind, least := range map[string]int{"export": 20, "generic": 5, "command": 5} {
@@ -190,13 +205,15 @@ func isGeneric(key string) bool {
 	return false
 }
 
-// configured serves a configuration with some lines. If they are refused, in this place, it
-// wants that.
-func (p *place) configured(kind, line string, refused bool) {
+// configure writes a configuration with some lines, and returns the path of its socket.
+func (p *place) configure(kind, line string) (sock string) {
 	p.t.Helper()
 	lines := p.here(strings.ReplaceAll(line, "; ", "\n"))
-	sock := filepath.Join(p.dir, "run", "test.sock")
+	sock = filepath.Join(p.dir, "run", "test.sock")
 	generic, export := "unixsock = "+sock, ""
+	if strings.Contains(line, "unixsock") {
+		generic, sock = "", filepath.Join(p.dir, "run", "nbd.sock")
+	}
 	if kind == "generic" {
 		generic += "\n" + lines
 	} else {
@@ -209,6 +226,9 @@ func (p *place) configured(kind, line string, refused bool) {
 		p.certificates()
 		generic += p.here("\nkeyfile = /etc/pki/server-key.pem\ncertfile = /etc/pki/server-cert.pem")
 	}
+	if strings.Contains(line, "run_user") {
+		export = "prerun = true" // without one the key has no effect
+	}
 	if !strings.Contains(export, "exportname") {
 		name := "/srv/disk.img"
 		if strings.Contains(line, "multifile") {
@@ -217,9 +237,14 @@ func (p *place) configured(kind, line string, refused bool) {
 		export = "exportname = " + p.here(name) + "\n" + export
 	}
 	p.write("config", "[generic]\n"+generic+"\n[disk]\n"+export+"\n")
-	if strings.Contains(line, "unixsock") {
-		sock = filepath.Join(p.dir, "run", "nbd.sock")
-	}
+	return sock
+}
+
+// configured serves a configuration with some lines. If they are refused, in this place, or
+// warned of, it wants that.
+func (p *place) configured(kind, line string, refused, warned bool) {
+	p.t.Helper()
+	sock := p.configure(kind, line)
 	proc := harness.Spawn(p.t, nil, harness.PlainBinary(p.t), "-n", "-C", filepath.Join(p.dir, "config"))
 	if refused {
 		if err := proc.Wait(); err == nil || strings.Contains(proc.Log(), "serving exports") {
@@ -230,6 +255,10 @@ func (p *place) configured(kind, line string, refused bool) {
 	conn, err := p.await(proc, sock)
 	if err != nil {
 		p.t.Fatal(err)
+	}
+	proc.AwaitText("serving exports") // by now it has said what there is to say of the configuration
+	if said := proc.Log(); warned != strings.Contains(said, "warning: ") {
+		p.t.Errorf("a warning: %v, and the page says %v", !warned, warned)
 	}
 	conn.Close()
 	uri := harness.UnixURI(sock, "disk")

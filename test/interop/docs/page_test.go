@@ -95,7 +95,7 @@ func newPlace(t *testing.T) *place {
 	p.image("dev/sdb1", 1<<20)
 	p.image("srv/mbr.img", 4<<20)
 	p.partition("srv/mbr.img")
-	p.write("etc/allow", "127.0.0.0/8\n::1\n")
+	p.write("etc/allow", "127.0.0.0/8\n")
 	p.write("etc/nbd-server/allow", "127.0.0.0/8\n")
 	return p
 }
@@ -160,37 +160,6 @@ func (p *place) here(line string) string {
 		}
 		return p.ports[n]
 	})
-}
-
-// size connects to whoever serves in this place, and returns how many bytes.
-func (p *place) size(proc *harness.Process, line string, secure string) int64 {
-	p.t.Helper()
-	network, addr := "tcp", ""
-	switch {
-	case strings.Contains(line, "nbd.sock"):
-		network, addr = "unix", filepath.Join(p.dir, "run", "nbd.sock")
-	case p.ports["2000"] != "":
-		addr = "127.0.0.1:" + p.ports["2000"]
-	default:
-		addr = "127.0.0.1:" + p.ports["10809"]
-	}
-	proc.AwaitListening(network, addr)
-	name := ""
-	if strings.Contains(line, "-C ") || strings.Contains(line, "-x disk") || strings.Contains(line, "-e disk") {
-		name = "disk"
-	}
-	uri := "nbd://" + addr + "/" + name
-	if network == "unix" {
-		uri = harness.UnixURI(addr, name)
-	} else if secure != "" {
-		uri = "nbds://" + addr + "/" + name + "?tls-certificates=" + secure
-	}
-	c, err := client.Dial(p.t.Context(), uri, &client.Config{Oldstyle: true})
-	if err != nil {
-		p.t.Fatalf("%s: %v", uri, err)
-	}
-	defer c.Close()
-	return c.Size()
 }
 
 // sizeOf asks our client for the size of an export.
