@@ -228,20 +228,22 @@ func TestCommandsReload(t *testing.T) {
 func TestTimeout(t *testing.T) {
 	unixOnly(t)
 	t.Parallel()
-	s := harness.Start(t, harness.Config{Exports: "[e]\nexportname = memory:8k\ntimeout = 1\n[f]\nexportname = memory:8k\n"})
+	s := harness.Start(t, harness.Config{TCP: true, Exports: "[e]\nexportname = memory:8k\ntimeout = 1\n[f]\nexportname = memory:8k\n"})
 	other := dial(t, s.URI("f"), nil)
-	r, err := client.DialRaw(t.Context(), s.URI("e"), nil)
-	if err != nil {
-		t.Fatal(err)
+	for i, uri := range []string{s.URI("e"), s.TCPURI("nbd", "e")} {
+		r, err := client.DialRaw(t.Context(), uri, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if err := r.Conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Receive(); err != io.EOF {
+			t.Errorf("%s: the idle connection: %v, want its end", uri, err)
+		}
+		await(t, s.Process, "the client was idle for too long: 1s", i+1)
 	}
-	defer r.Close()
-	if err := r.Conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.Receive(); err != io.EOF {
-		t.Errorf("the idle connection: %v, want its end", err)
-	}
-	await(t, s.Process, "the client was idle for too long: 1s", 1)
 	if err := other.ReadAt(t.Context(), make([]byte, 512), 0); err != nil {
 		t.Errorf("an export without timeout: %v", err)
 	}
@@ -412,6 +414,16 @@ func TestTLSOnly(t *testing.T) {
 		t.Errorf("in clear: %v", err)
 	}
 	dial(t, s.URI("f"), nil).Close()
+	t.Run("nbdinfo", func(t *testing.T) {
+		testgate.Requires(t, testgate.Program("nbdinfo"))
+		if said := harness.Refused(t, "nbdinfo", s.URI("e")); !strings.Contains(said, "TLS") {
+			t.Errorf("in clear nbdinfo says %q", said)
+		}
+		uri := fmt.Sprintf("nbds+unix://localhost/e?socket=%s&tls-certificates=%s", s.Socket, server)
+		if got := strings.TrimSpace(harness.Run(t, "nbdinfo", "--size", uri)); got != "8192" {
+			t.Errorf("by TLS nbdinfo finds %s bytes", got)
+		}
+	})
 	uri := strings.Replace(s.URI("e"), "nbd+unix", "nbds+unix", 1) + "&tls-hostname=localhost&tls-certificates=" + server
 	dial(t, uri, nil).Close()
 	// It is lifted by its own name.
