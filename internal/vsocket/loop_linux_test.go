@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"nbd.example/nbd/internal/testgate"
 )
 
@@ -23,14 +25,19 @@ func loopback() testgate.Need {
 	})
 }
 
-// TestListen needs no more than the family of sockets.
-func TestListen(t *testing.T) {
-	testgate.Requires(t, testgate.Own("vsock", func() string {
+// device needs the family of sockets.
+func device() testgate.Need {
+	return testgate.Own("vsock", func() string {
 		if _, err := os.Stat("/dev/vsock"); err != nil {
 			return "needs vsock: " + err.Error()
 		}
 		return ""
-	}))
+	})
+}
+
+// TestListen needs no more than the family of sockets.
+func TestListen(t *testing.T) {
+	testgate.Requires(t, device())
 	l, err := Listen(Addr{Context: Any})
 	if err != nil {
 		t.Fatal(err)
@@ -57,6 +64,36 @@ func TestListen(t *testing.T) {
 		}
 	case <-time.After(time.Minute):
 		t.Error("Accept does not come back from a closed listener")
+	}
+}
+
+// TestFileListener takes a listening socket as a service manager passes it.
+func TestFileListener(t *testing.T) {
+	testgate.Requires(t, device())
+	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "vsock")
+	defer f.Close()
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrVM{CID: Any, Port: unix.VMADDR_PORT_ANY}), unix.Listen(fd, 1)); err != nil {
+		t.Fatal(err)
+	}
+	l, err := FileListener(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if a, ok := l.Addr().(Addr); !ok || a.Port == 0 || !strings.HasPrefix(a.String(), "vsock:*:") {
+		t.Errorf("listens on %v", l.Addr())
+	}
+	other, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := FileListener(other); err == nil {
+		t.Error("what is no socket was taken for one")
 	}
 }
 
