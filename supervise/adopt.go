@@ -9,6 +9,7 @@ import (
 
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/supervise/pass"
+	"nbd.example/nbd/supervise/process"
 	"nbd.example/nbd/supervise/sock"
 )
 
@@ -117,6 +118,15 @@ func (s *Supervisor) removeStale(st *State) {
 			os.Remove(path)
 		}
 	})
+	s.removeSocket(st.Process)
+}
+
+// removeSocket removes what a process that was killed has left of its control socket, unless
+// another one has its number by now.
+func (s *Supervisor) removeSocket(of Process) {
+	if now, err := process.Of(of.PID); err == nil && now.Start == 0 {
+		os.Remove(ControlPath(s.cfg.Dir, of.PID))
+	}
 }
 
 // stale reports whether the device of a state file is no longer attached.
@@ -166,6 +176,7 @@ func (s *Supervisor) adopt(ctx context.Context, old *State) (*Device, error) {
 	d.update(func(st *State) { st.Phase, st.Reason = phase, "" })
 	s.worker.Flush(ctx)
 	d.start(true)
+	s.removeSocket(old.Process)
 	d.log.Info("adopted", "identifier", st.Identifier, "connections", len(old.Connections), "sockets", len(d.Status().held()))
 	return d, nil
 }

@@ -184,8 +184,13 @@ func TestAdoptStale(t *testing.T) {
 	if err := r.k.Open().Disconnect(r.ctx(), d.Index()); err != nil {
 		t.Fatal(err)
 	}
-	st.Index, st.Device = 5, "/dev/nbd5"
-	if err := errors.Join(writeState(r.dir, &st), os.WriteFile(filepath.Join(r.dir, "nbd6.json"), []byte("{"), 0o600)); err != nil {
+	killed := exec.Command("true")
+	if err := killed.Run(); err != nil {
+		t.Fatal(err)
+	}
+	st.Index, st.Device, st.Process = 5, "/dev/nbd5", Process{PID: killed.Process.Pid, Start: 1}
+	socket := ControlPath(r.dir, st.Process.PID)
+	if err := errors.Join(writeState(r.dir, &st), os.WriteFile(socket, nil, 0o600), os.WriteFile(filepath.Join(r.dir, "nbd6.json"), []byte("{"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	s := r.supervisor()
@@ -195,6 +200,9 @@ func TestAdoptStale(t *testing.T) {
 	}
 	if left, _ := States(r.dir); len(left) != 0 {
 		t.Errorf("left %+v", left)
+	}
+	if _, err := os.Lstat(socket); !os.IsNotExist(err) {
+		t.Errorf("the control socket of who was killed: %v", err)
 	}
 }
 
