@@ -166,13 +166,14 @@ const openLimit = 3 * time.Second
 func (p *program) unused(ctx context.Context, driver kernel.Driver, i kernel.Index) error {
 	limit, cancel := context.WithTimeoutCause(ctx, openLimit, errTime)
 	defer cancel()
-	var info *kernel.Info
+	var seen *kernel.Info // the last time
 	claimed := false
 	err := poll(limit, func() (bool, error) {
-		var err error
-		if info, err = driver.Info(i); err != nil {
+		info, err := driver.Info(i)
+		if err != nil {
 			return false, err
 		}
+		seen = info
 		if len(info.Mounts)+len(info.Holders) > 0 || info.Swap {
 			return false, &supervise.BusyError{Info: *info}
 		}
@@ -190,12 +191,14 @@ func (p *program) unused(ctx context.Context, driver kernel.Driver, i kernel.Ind
 		return true, err
 	})
 	switch {
-	case errors.Is(err, errTime) && (claimed || info.Users() != ""):
-		info.Claimed = claimed
-		return &supervise.BusyError{Info: *info}
+	case err == nil:
+		return nil
+	case limit.Err() != nil && seen != nil && (claimed || seen.Users() != ""): // also if the time was over in the middle of a look
+		seen.Claimed = claimed
+		return &supervise.BusyError{Info: *seen}
 	case errors.Is(err, kernel.ErrNoDevice), errors.Is(err, syscall.ENXIO): // it has just gone
 		return nil
-	case err == nil, errors.Is(err, kernel.ErrBusy):
+	case errors.Is(err, kernel.ErrBusy):
 		return err
 	}
 	return fmt.Errorf("whether it is in use cannot be found out: %w; --force detaches it all the same", err)
