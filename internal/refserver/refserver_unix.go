@@ -18,12 +18,6 @@ import (
 	"nbd.example/nbd/internal/testgate"
 )
 
-// Needs are what a test must require before Start, Upload and Download: the reference,
-// told from ours by what it says of its version, and a client.
-func Needs() []testgate.Need {
-	return []testgate.Need{testgate.Output("This is nbd-server version", "nbd-server", "-V"), testgate.Program("nbdsh")}
-}
-
 // Server is a reference that runs.
 type Server struct {
 	socket string
