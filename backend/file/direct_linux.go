@@ -150,8 +150,12 @@ func (f *File) Range(off, n int64, onlyData bool) (block.Span, bool) {
 	if !s.spans || f.sys.avoided.overlaps(off, n) || onlyData && !f.sys.known.covers(off, n) {
 		return block.Span{}, false
 	}
-	if !s.inMemory && !f.resident(off, n) {
-		return block.Span{}, false
+	if !s.inMemory {
+		in := f.resident(off, n)
+		f.sys.stream.follow(f.fd, off, n, in)
+		if !in {
+			return block.Span{}, false
+		}
 	}
 	return block.Span{FD: f.fd, Off: off, Len: n}, true
 }

@@ -36,6 +36,7 @@ type system struct {
 	avoided avoided
 
 	probe   probe
+	stream  stream
 	mapping *mapping // nil without Config.Map
 }
 
