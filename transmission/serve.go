@@ -35,6 +35,8 @@ func (c *conn) serve(ctx context.Context) (st Stats, err error) {
 	}
 	if err == nil {
 		err = c.run(ctx)
+	} else {
+		err = c.verdict(err)
 	}
 	st = c.stats
 	st.Errors += c.wstats.errors.Load()

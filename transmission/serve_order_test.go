@@ -333,6 +333,22 @@ func TestFenced(t *testing.T) {
 	}
 }
 
+// TestCutInFence: who waits for the dead, and is cut, ends, and says why.
+func TestCutInFence(t *testing.T) {
+	needFence(t)
+	g := newGrave(t)
+	g.a.conn.Close()
+	live := new(Live)
+	b := serve(t, g.dev, setup{group: g.group, session: func(s *Session) { s.Live = live }})
+	g.fenced(t)
+	live.Cut()
+	if err := b.wait(); !errors.Is(err, ErrCut) {
+		t.Errorf("%v, want ErrCut", err)
+	}
+	g.gate.Open()
+	g.a.wait()
+}
+
 // TestFenceReadsOnly: what a dead connection has begun keeps only those waiting
 // that overlap it.
 func TestFenceReadsOnly(t *testing.T) {
