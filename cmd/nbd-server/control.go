@@ -27,7 +27,7 @@ type remote struct {
 	p         *program
 	s         *server.Server
 	since     time.Time
-	listening []string
+	listeners *listeners
 	last      atomic.Pointer[control.Reload] // nil if there was none
 	files     atomic.Pointer[[]string]       // of the configuration
 
@@ -43,8 +43,8 @@ type remote struct {
 
 var _ control.Handler = (*remote)(nil)
 
-func newRemote(p *program, s *server.Server, listeners []listener, conf *nbdconf.Config) *remote {
-	r := &remote{p: p, s: s, since: time.Now(), listening: addressTexts(listeners), conf: conf}
+func newRemote(p *program, s *server.Server, listeners *listeners, conf *nbdconf.Config) *remote {
+	r := &remote{p: p, s: s, since: time.Now(), listeners: listeners, conf: conf}
 	r.files.Store(&conf.Files)
 	return r
 }
@@ -100,7 +100,7 @@ func (p *program) attendControl(ctx context.Context, l net.Listener, r *remote) 
 func (r *remote) reload() (server.Report, error) {
 	defer r.begin()()
 	r.reconcile()
-	conf, report, err := r.p.reload(r.s, r.conf)
+	conf, report, err := r.p.reload(r.s, r.listeners, r.conf)
 	r.conf = conf
 	r.files.Store(&conf.Files)
 	last := &control.Reload{At: time.Now()}
@@ -144,7 +144,7 @@ func (r *remote) Status(context.Context) (control.Status, error) {
 	return control.Status{
 		Program: "nbd-server " + versionText(), PID: os.Getpid(), Since: r.since, Config: append([]string{}, *r.files.Load()...), Busy: r.busy.Load(),
 		Exports: len(r.s.Exports()), Connections: len(r.s.Connections()),
-		Listening: r.listening, Reload: r.last.Load(), TransactionLogs: r.p.records.describe(),
+		Listening: r.listeners.texts(), Reload: r.last.Load(), TransactionLogs: r.p.records.describe(),
 	}, nil
 }
 
@@ -299,10 +299,16 @@ func (r *remote) put(name string, keys map[string]string, at int, do func(*serve
 	if err != nil {
 		return server.Report{}, err
 	}
+	m, err := r.listeners.prepare(context.Background(), &next)
+	if err != nil {
+		return server.Report{}, err
+	}
 	report, err := do(e)
 	if err != nil {
+		m.undo()
 		return report, coded(err)
 	}
+	m.commit(r.s)
 	r.conf = &next
 	r.p.retire(r.s, r.conf)
 	return report, nil
@@ -328,6 +334,11 @@ func (r *remote) remove(name string) (server.Report, error) {
 		next.Exports = slices.Delete(slices.Clone(r.conf.Exports), at, at+1)
 		r.conf = &next
 		r.p.retire(r.s, r.conf)
+		m, err := r.listeners.prepare(context.Background(), r.conf)
+		if err != nil {
+			r.p.log.Warn("where the server listens stays as it was", "why", err)
+		}
+		m.commit(r.s)
 	}
 	return report, nil
 }

@@ -14,3 +14,9 @@ func readOnlySystem(err error) bool {
 	const writeProtect = syscall.Errno(19)
 	return errors.Is(err, writeProtect)
 }
+
+// addressInUse tells whether somebody listens there already.
+func addressInUse(err error) bool {
+	const addrInUse = syscall.Errno(10048)
+	return errors.Is(err, addrInUse)
+}

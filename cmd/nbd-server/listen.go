@@ -53,12 +53,6 @@ func (a *address) wrap(err error) error {
 	return fmt.Errorf("%s: %s: %w", a.pos, a.key, err)
 }
 
-// listener is one that is open.
-type listener struct {
-	net.Listener
-	oldstyle *string // as in address
-}
-
 // addresses says where to listen. What the configuration says holds; what the
 // command line says is added, and takes the place of the defaults.
 func (p *program) addresses(conf *nbdconf.Config) []address {
@@ -202,38 +196,51 @@ func antiques(conf *nbdconf.Config) (list []address) {
 }
 
 // listen opens the listeners: those of the service manager, or its own.
-func (p *program) listen(ctx context.Context, conf *nbdconf.Config) (_ []listener, err error) {
+func (p *program) listen(ctx context.Context, conf *nbdconf.Config) (*listeners, error) {
 	list, conns, err := p.inherited(conf)
 	if err != nil {
 		return nil, err
 	}
+	ls := &listeners{p: p, passed: len(list) > 0, failed: make(chan error, 1), list: list}
 	if len(conns) > 0 {
 		return nil, errors.New("the service manager passed a connection, not a listening socket; start the server with port 0, and the connection on standard input")
 	}
 	if len(list) > 0 {
-		if p.flags.OldStyle && !slices.ContainsFunc(list, func(l listener) bool { return l.oldstyle != nil }) {
+		if p.flags.OldStyle && !slices.ContainsFunc(list, func(l *listener) bool { return l.oldstyle != nil }) {
 			p.log.Warn("--oldstyle has no effect: the service manager has passed the sockets; one for antique clients is called oldstyle (FileDescriptorName)")
 		}
-		for _, key := range []string{"port", "listen", "listenaddr", "unixsock", "oldstyle"} {
-			if pos, ok := conf.Generic.Where(key); ok {
-				p.log.Warn(fmt.Sprintf("%s: %s has no effect: the service manager has passed the sockets", pos, key))
-			}
-		}
-		return list, nil
+		p.tellPassed(conf)
+		return ls, nil
 	}
-	defer func() {
-		if err != nil {
-			closeAll(list)
-		}
-	}()
 	for _, a := range p.addresses(conf) {
-		more, err := p.listenOn(ctx, a.Address)
-		for _, l := range more {
-			list = append(list, listener{l, a.oldstyle})
-		}
+		more, err := p.open(ctx, a)
 		if err != nil {
-			return list, a.wrap(err)
+			ls.close()
+			return nil, a.wrap(err)
 		}
+		ls.list = append(ls.list, more...)
+	}
+	return ls, nil
+}
+
+// tellPassed warns of keys that say nothing where the service manager has passed sockets.
+func (p *program) tellPassed(conf *nbdconf.Config) {
+	for _, key := range []string{"port", "listen", "listenaddr", "unixsock", "oldstyle"} {
+		if pos, ok := conf.Generic.Where(key); ok {
+			p.log.Warn(fmt.Sprintf("%s: %s has no effect: the service manager has passed the sockets", pos, key))
+		}
+	}
+}
+
+// open opens the listeners that an address stands for.
+func (p *program) open(ctx context.Context, a address) ([]*listener, error) {
+	opened, err := p.listenOn(ctx, a.Address)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]*listener, len(opened))
+	for i, l := range opened {
+		list[i] = &listener{Listener: l, address: a}
 	}
 	return list, nil
 }
@@ -331,7 +338,7 @@ func hostsOf(ctx context.Context, name string) (list []host, err error) {
 // connected ones. Their names say what they are for: "oldstyle" and
 // "oldstyle@EXPORT" for antique clients, "control" for nbd ctl; all others are for clients as they are
 // today.
-func (p *program) inherited(conf *nbdconf.Config) (list []listener, conns []net.Conn, err error) {
+func (p *program) inherited(conf *nbdconf.Config) (list []*listener, conns []net.Conn, err error) {
 	for _, f := range activation.Files(true) {
 		old, err := antiqueSocket(conf, f.Name())
 		l, no := net.FileListener(f)
@@ -342,7 +349,7 @@ func (p *program) inherited(conf *nbdconf.Config) (list []listener, conns []net.
 		case no == nil && f.Name() == "control" && p.control == nil:
 			p.control = l
 		case no == nil && err == nil:
-			list = append(list, listener{l, old})
+			list = append(list, &listener{Listener: l, address: address{oldstyle: old}})
 			p.log.Info("listening on a socket of the service manager", "name", f.Name(), "address", l.Addr().String())
 		case no == nil:
 			l.Close()
@@ -382,7 +389,7 @@ func antiqueSocket(conf *nbdconf.Config, name string) (*string, error) {
 }
 
 // addressTexts lists where the server listens.
-func addressTexts(list []listener) []string {
+func addressTexts(list []*listener) []string {
 	var texts []string
 	for _, l := range list {
 		text := l.Addr().String()

@@ -1,9 +1,10 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,24 +24,18 @@ func (p *program) serverConfig(conf *nbdconf.Config, exports []*server.Export, m
 
 // reload takes over the configuration as it is now, or nothing of it. It returns
 // the one that is in force. Transaction logs are opened anew in any case.
-func (p *program) reload(s *server.Server, old *nbdconf.Config) (*nbdconf.Config, server.Report, error) {
+func (p *program) reload(s *server.Server, ls *listeners, old *nbdconf.Config) (*nbdconf.Config, server.Report, error) {
 	p.notify("RELOADING=1")
 	defer p.notify("READY=1")
 	p.rotate()
-	conf, report, err := p.tryReload(s)
+	conf, report, err := p.tryReload(s, ls)
 	if err != nil {
 		p.logLines(err)
 		p.log.Error("the configuration was not taken over; the earlier one stays in force")
 		return old, report, err
 	}
 	p.retire(s, conf)
-	p.tellFixed(old, conf)
-	// What is fixed stays as it was.
-	g := old.Generic
-	g.AllowList, g.ForceTLS, g.TLSOnly, g.MaxThreads = conf.Generic.AllowList, conf.Generic.ForceTLS, conf.Generic.TLSOnly, conf.Generic.MaxThreads
-	g.Limits = conf.Generic.Limits
-	g.KeyFile, g.CertFile, g.CACertFile, g.TLSPrio = conf.Generic.KeyFile, conf.Generic.CertFile, conf.Generic.CACertFile, conf.Generic.TLSPrio
-	conf.Generic = g
+	p.keepFixed(&old.Generic, &conf.Generic)
 	return conf, report, nil
 }
 
@@ -93,7 +88,7 @@ type badConfig struct {
 
 func (e *badConfig) Error() string { return "reload: " + e.file + " has errors" }
 
-func (p *program) tryReload(s *server.Server) (conf *nbdconf.Config, report server.Report, err error) {
+func (p *program) tryReload(s *server.Server, ls *listeners) (conf *nbdconf.Config, report server.Report, err error) {
 	conf, problems, err := p.load()
 	if p.logProblems(problems, nbdconf.Error) {
 		return nil, report, &badConfig{conf.Files[0], problems.Errors(nbdconf.Error)}
@@ -112,11 +107,19 @@ func (p *program) tryReload(s *server.Server) (conf *nbdconf.Config, report serv
 	if err != nil {
 		return nil, report, err
 	}
+	m, err := ls.prepare(context.Background(), conf)
+	if errors.Is(err, errNeedsRestart) {
+		p.log.Warn("where the server listens stays as it was", "why", err)
+	} else if err != nil {
+		return nil, report, err
+	}
 	report, err = s.Reload(p.serverConfig(conf, exports, mode, t))
 	if err != nil {
+		m.undo()
 		return nil, report, err
 	}
 	p.log.Info("configuration taken over", reportAttrs(report)...)
+	m.commit(s)
 	return conf, report, nil
 }
 
@@ -140,16 +143,12 @@ func reportAttrs(r server.Report) (attrs []any) {
 	return append(attrs, "kept", len(r.Kept))
 }
 
-// tellFixed says which changes need a restart.
-func (p *program) tellFixed(before, now *nbdconf.Config) {
-	old, g := &before.Generic, &now.Generic
+// keepFixed says which changes need a restart, and takes them back.
+func (p *program) keepFixed(old, g *nbdconf.Generic) {
 	for _, k := range []struct {
 		name string
 		same bool
 	}{
-		{"port", old.Port == g.Port}, {"listenaddr", slices.Equal(old.ListenAddr, g.ListenAddr)},
-		{"listen", slices.Equal(old.Listen, g.Listen)}, {"the ports of oldstyle", slices.EqualFunc(antiques(before), antiques(now), sameAddress)},
-		{"unixsock", old.UnixSock == g.UnixSock}, {"duallisten", old.DualListen == g.DualListen},
 		{"user", old.User == g.User}, {"group", old.Group == g.Group},
 		{"run_user", old.RunUser == g.RunUser}, {"control", old.Control == g.Control},
 		{"swap", old.Swap == g.Swap},
@@ -158,6 +157,5 @@ func (p *program) tellFixed(before, now *nbdconf.Config) {
 			p.log.Warn("a change of " + k.name + " needs a restart of the server")
 		}
 	}
+	g.User, g.Group, g.RunUser, g.Control, g.Swap = old.User, old.Group, old.RunUser, old.Control, old.Swap
 }
-
-func sameAddress(a, b address) bool { return a.Address == b.Address && *a.oldstyle == *b.oldstyle }

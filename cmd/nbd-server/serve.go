@@ -52,26 +52,27 @@ func (p *program) serve(ctx context.Context, child *daemon.Child) int {
 		defer ctl.Close()
 	}
 	if err != nil {
-		closeAll(listeners)
+		listeners.close()
 		p.log.Error(err.Error())
 		return exitError
 	}
 	removePID, err := p.writePID(child)
 	if err != nil {
-		closeAll(listeners)
+		listeners.close()
 		p.log.Error(err.Error())
 		return exitError
 	}
 	defer removePID()
 	s, err := p.start(conf)
 	if err != nil {
-		closeAll(listeners)
+		listeners.close()
 		p.logLines(err)
 		return exitError
 	}
 	r := newRemote(p, s, listeners, conf)
+	listeners.serve(s, listeners.all())
 	defer p.attendControl(ctx, ctl, r)()
-	return p.attend(ctx, r, listeners, child, signals)
+	return p.attend(ctx, r, child, signals)
 }
 
 // start reads keys, gives up privileges, and opens the exports.
@@ -140,21 +141,13 @@ func (p *program) writePID(child *daemon.Child) (remove func(), err error) {
 }
 
 // attend serves until a signal, or a failure, ends the server.
-func (p *program) attend(ctx context.Context, r *remote, listeners []listener, child *daemon.Child, signals <-chan os.Signal) int {
+func (p *program) attend(ctx context.Context, r *remote, child *daemon.Child, signals <-chan os.Signal) int {
 	s, exports := r.s, len(r.config().Exports)
-	failed := make(chan error, len(listeners))
-	for _, l := range listeners {
-		go func() {
-			if err := p.serveOn(s, l); err != nil {
-				failed <- err
-			}
-		}()
-	}
 	if child != nil && !p.logs.ToSyslog() {
 		p.log.Warn("there is no syslog here: in the background nothing will be logged; -n stays in the foreground")
 	}
 	p.logs.Started()
-	p.log.Info("serving", "exports", exports, "listening", strings.Join(addressTexts(listeners), " "), "pid", os.Getpid())
+	p.log.Info("serving", "exports", exports, "listening", strings.Join(r.listeners.texts(), " "), "pid", os.Getpid())
 	p.logs.Flush() // before standard error leads nowhere
 	status := exitOK
 	if err := child.Ready(); err != nil {
@@ -168,7 +161,7 @@ func (p *program) attend(ctx context.Context, r *remote, listeners []listener, c
 		select {
 		case <-ctx.Done():
 			return p.end(s, signals, context.Cause(ctx).Error())
-		case err := <-failed:
+		case err := <-r.listeners.failed:
 			p.log.Error(err.Error())
 			status = exitError
 		case sig := <-signals:
@@ -187,7 +180,7 @@ func (p *program) attend(ctx context.Context, r *remote, listeners []listener, c
 }
 
 // serveOn serves the clients of one listener.
-func (p *program) serveOn(s *server.Server, l listener) error {
+func (p *program) serveOn(s *server.Server, l *listener) error {
 	if l.oldstyle != nil {
 		return s.ServeOldstyle(l.Listener, *l.oldstyle)
 	}

@@ -147,22 +147,28 @@ func (l *loader) checkAll() {
 	for _, x := range l.config.Exports {
 		hooks = hooks || x.PreRun != "" || x.PostRun != ""
 		old = old || x.Port != ""
-		switch {
-		case g.OldStyle && x.Port != "" && (x.DemandsTLS() || g.DemandsTLS()):
-			l.problems.add(x.Where("port"), Error, "port in [%s] is for antique clients, which know no TLS, but the export demands it; remove one of the two", x.Name)
-		case g.OldStyle && x.Port == "" && len(x.ListenAddr) > 0:
-			l.problems.add(x.Where("listenaddr"), Warning, "listenaddr in [%s] has no effect without port", x.Name)
-		case g.OldStyle:
-		case x.Port != "":
-			l.problems.add(x.Where("port"), Warning, "port in [%s] has no effect without oldstyle in [generic]: clients ask for the export by its name; for clients of before 2011, which cannot, add oldstyle = true there", x.Name)
-		case len(x.ListenAddr) > 0:
-			l.problems.add(x.Where("listenaddr"), Warning, "listenaddr in [%s] has no effect: all exports are served on the addresses of [generic]", x.Name)
-		}
+		l.checkAntique(x)
 	}
 	if g.OldStyle && !old {
 		l.problems.add(g.where["oldstyle"], Error, "oldstyle, but no export has a port to be served on; give one to each export that antique clients need, or remove oldstyle")
 	}
 	if g.RunUser != "" && !hooks {
 		l.problems.add(g.where["run_user"], Warning, "run_user has no effect: no export has prerun or postrun")
+	}
+}
+
+// checkAntique looks at the keys for antique clients.
+func (l *loader) checkAntique(x *Export) {
+	g := &l.config.Generic
+	switch {
+	case g.OldStyle && x.Port != "" && (x.DemandsTLS() || g.DemandsTLS()):
+		l.problems.add(x.Where("port"), Error, "port in [%s] is for antique clients, which know no TLS, but the export demands it; remove one of the two", x.Name)
+	case g.OldStyle && x.Port == "" && len(x.ListenAddr) > 0:
+		l.problems.add(x.Where("listenaddr"), Warning, "listenaddr in [%s] has no effect without port", x.Name)
+	case g.OldStyle:
+	case x.Port != "":
+		l.problems.add(x.Where("port"), Warning, "port in [%s] has no effect without oldstyle in [generic]: clients ask for the export by its name; for clients of before 2011, which cannot, add oldstyle = true there", x.Name)
+	case len(x.ListenAddr) > 0:
+		l.problems.add(x.Where("listenaddr"), Warning, "listenaddr in [%s] has no effect: all exports are served on the addresses of [generic]", x.Name)
 	}
 }

@@ -12,8 +12,7 @@ import (
 
 // NewExport makes an export as a section of c with that name and these keys would
 // describe it. Values are as they are meant, without the escapes of a file. from stands for
-// the file in positions. Keys that are not known are problems, as in Load; so is another
-// port than that of an export of that name which c has.
+// the file in positions. Keys that are not known are problems, as in Load.
 func (c *Config) NewExport(name string, keys map[string]string, from string) (*Export, Problems) {
 	at := Pos{File: from}
 	g := &Group{Name: name, Pos: at}
@@ -36,30 +35,8 @@ func (c *Config) NewExport(name string, keys map[string]string, from string) (*E
 	}
 	l.export(g)
 	x := l.config.Exports[0]
-	l.checkListener(x, c.named(name))
+	l.checkAntique(x)
 	return x, l.problems
-}
-
-// named returns the export of that name, or one without anything.
-func (c *Config) named(name string) *Export {
-	for _, x := range c.Exports {
-		if x.Name == name {
-			return x
-		}
-	}
-	return &Export{}
-}
-
-// checkListener refuses what would need another listener than there was for the export.
-func (l *loader) checkListener(x, was *Export) {
-	key := "port"
-	if x.Port == was.Port {
-		if x.Port == "" || slices.Equal(x.ListenAddr, was.ListenAddr) {
-			return
-		}
-		key = "listenaddr"
-	}
-	l.problems.add(x.Pos, Error, "%s in [%s] needs a listener, and those are opened at the start; write it into the configuration file, and restart the server", key, x.Name)
 }
 
 // Values returns the keys of x that have other values than their defaults, as

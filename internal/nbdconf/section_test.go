@@ -35,16 +35,10 @@ func TestNewExport(t *testing.T) {
 	if len(problems) > 0 || !maps.Equal(again, keys) || !strings.HasPrefix(text.String(), "[x y]\n\texportname = \\s/a ") {
 		t.Errorf("%v, %s", problems, text.String())
 	}
-	// A port is no obstacle as long as it stays.
-	keys["port"], keys["listenaddr"] = "1", "::1, 127.0.0.1"
-	c.Exports = []*Export{{Name: "x y", Port: "1", ListenAddr: []string{"::1", "127.0.0.1"}}}
-	if x, problems = c.NewExport("x y", keys, "here"); len(problems) != 1 || !maps.Equal(x.Values(), keys) {
-		t.Errorf("%v, %q", problems, x.Values())
-	}
 }
 
 func TestNewExportProblems(t *testing.T) {
-	c := &Config{Exports: []*Export{{Name: "old", Port: "1", ListenAddr: []string{"::1"}}}}
+	c := &Config{Generic: Generic{OldStyle: true}}
 	for _, x := range []struct {
 		name string
 		keys map[string]string
@@ -57,10 +51,7 @@ func TestNewExportProblems(t *testing.T) {
 		{"x", map[string]string{"exportname": "/a", "user": "me"}, "belongs in [generic]"},
 		{"x", map[string]string{"exportname": "/a", "a[b": "c"}, "holds what a key must not hold"},
 		{"x", map[string]string{"exportname": "/a", "": "c"}, "holds what a key must not hold"},
-		{"x", map[string]string{"exportname": "/a", "port": "1"}, "port in [x] needs a listener"},
-		{"old", map[string]string{"exportname": "/a"}, "port in [old] needs a listener"},
-		{"old", map[string]string{"exportname": "/a", "port": "2"}, "port in [old] needs a listener"},
-		{"old", map[string]string{"exportname": "/a", "port": "1"}, "listenaddr in [old] needs a listener"},
+		{"x", map[string]string{"exportname": "/a", "port": "1", "force_tls": "true"}, "know no TLS"},
 		{"generic", map[string]string{"exportname": "/a"}, "cannot be called generic"},
 		{"a]b", map[string]string{"exportname": "/a"}, "holds a bracket"},
 	} {
