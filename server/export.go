@@ -285,7 +285,7 @@ func openShared(ctx context.Context, x *Export) (*device, error) {
 	case err != nil:
 		return nil, err
 	case x.Private:
-		return nil, d.Close()
+		return nil, closeGuarded(d)
 	}
 	return newDevice(d), nil
 }

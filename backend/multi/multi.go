@@ -29,6 +29,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"runtime/debug"
 	"sort"
 	"sync"
 
@@ -221,10 +222,21 @@ func (m *multi) Flush(ctx context.Context) error {
 	errs := make([]error, len(m.parts))
 	var flushes sync.WaitGroup
 	for i, p := range m.parts {
-		flushes.Go(func() { errs[i] = p.moved(p.dev.Flush(ctx)) })
+		flushes.Go(func() { errs[i] = p.flush(ctx) })
 	}
 	flushes.Wait()
 	return errors.Join(errs...)
+}
+
+// flush flushes a part, in a goroutine of its own: no caller is there that a panic could
+// end, and all others must go on.
+func (p part) flush(ctx context.Context) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("multi: panic while flushing: %v\n%s", v, debug.Stack())
+		}
+	}()
+	return p.moved(p.dev.Flush(ctx))
 }
 
 // Trim implements block.Trimmer. Parts that cannot are left as they are.

@@ -251,6 +251,24 @@ func TestFlush(t *testing.T) {
 	}
 }
 
+// TestFlushPanics: a panic in a part ends no more than the flush.
+func TestFlushPanics(t *testing.T) {
+	var parts []block.Backend
+	for i := range 2 {
+		x := blocktest.NewDisk(t, blocktest.FullCaps(1000))
+		x.Hook = func(c blocktest.Call) error {
+			if c.Method == "Flush" && i == 1 {
+				panic("no medium")
+			}
+			return nil
+		}
+		parts = append(parts, x.Open())
+	}
+	if err := device(t, parts...).Flush(t.Context()); !errors.Is(err, block.ErrNotStable) || !strings.Contains(err.Error(), "no medium") {
+		t.Errorf("%v, want that nothing is stable", err)
+	}
+}
+
 // TestTooLarge adds up more than there can be.
 func TestTooLarge(t *testing.T) {
 	var parts []*block.Device

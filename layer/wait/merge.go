@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"nbd.example/nbd/block"
 )
@@ -35,7 +36,14 @@ func (w *Wait) Merge(ctx context.Context) error {
 	return err
 }
 
-func (w *Wait) mergeLocked(ctx context.Context) error {
+// mergeLocked is Merge. A panic in the device below ends the merge, and not the program,
+// which has clients.
+func (w *Wait) mergeLocked(ctx context.Context) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("wait: panic while merging: %v\n%s", v, debug.Stack())
+		}
+	}()
 	if err := w.ending(ctx); err != nil {
 		return err
 	}

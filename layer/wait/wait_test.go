@@ -243,6 +243,35 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// TestMergePanics: a panic in the base ends a merge, and neither the program nor what is
+// written meanwhile; the next merge goes on.
+func TestMergePanics(t *testing.T) {
+	disk := blocktest.NewDisk(t, blocktest.FullCaps(1<<20))
+	w, d := over(t, device(t, disk.Open()), wait.Config{Diff: newDiff(t)})
+	write(t, d, sectors("a", 1), 0)
+	bad := true
+	disk.Hook = func(c blocktest.Call) error {
+		if bad && c.Method == "WriteAt" {
+			panic("no medium")
+		}
+		return nil
+	}
+	if err := w.Merge(t.Context()); err == nil || !strings.Contains(err.Error(), "no medium") {
+		t.Errorf("%v, want the panic", err)
+	}
+	if s := w.Status(); s.State != "merging" || s.Err == nil {
+		t.Errorf("%+v", s)
+	}
+	bad = false
+	write(t, d, "b", 0)
+	if err := w.Merge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := disk.Contents(); string(got[:3]) != "baa" {
+		t.Errorf("the base has %q", got[:3])
+	}
+}
+
 // TestMergeZeroes wants zeroes as zeroes, not as written bytes, in the base.
 func TestMergeZeroes(t *testing.T) {
 	disk := blocktest.NewDisk(t, blocktest.FullCaps(10<<20))
