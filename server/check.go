@@ -71,7 +71,7 @@ func (x *Export) names() []string {
 // suits says why d cannot be served as x.
 func (x *Export) suits(d *block.Device) error {
 	if m := int64(max(x.MinBlock, 1)); d.Size()%m != 0 {
-		return fmt.Errorf("its size of %d bytes is not a multiple of its minimum block size of %d bytes", d.Size(), m)
+		return fmt.Errorf("its size of %d bytes is not a multiple of its minimum block size of %d bytes; make one of them fit the other", d.Size(), m)
 	}
 	return nil
 }

@@ -81,9 +81,9 @@ func (o *opening) diff(src source) string {
 
 // merge obeys SIGUSR1. It goes on while clients are served, and returns at once.
 func (p *program) merge(ctx context.Context) {
-	members := p.waits.Status()
+	members := slices.DeleteFunc(p.waits.Status(), func(s wait.Status) bool { return s.State == "merged" })
 	if len(members) == 0 {
-		p.log.Info("SIGUSR1: there is nothing to merge: no export that is open has waitfile")
+		p.log.Info("SIGUSR1: there is nothing to merge: no export that is open has waitfile, or all have merged")
 		return
 	}
 	p.beginMerge(ctx, members)

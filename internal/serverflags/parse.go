@@ -242,7 +242,7 @@ func checkPort(port string) error {
 		letter = letter || isLetter
 	}
 	if !letter {
-		return fmt.Errorf("%s is neither a port number nor the name of a service; the first operand is [address@]port", typo.Quote(port))
+		return fmt.Errorf("%s is neither a port number nor the name of a service; the first operand is [address@]port, and a file stands behind it, as in \"nbd-server 10809 /srv/disk.img\"", typo.Quote(port))
 	}
 	return nil
 }

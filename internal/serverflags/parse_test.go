@@ -79,7 +79,7 @@ func TestParseErrors(t *testing.T) {
 		{"-M many", `option -M: "many" is not a number`},
 		{"-M -1", `option -M: "-1" is not a number`},
 		{"--log-format xml", `option --log-format: "xml" is not one of text, logfmt, json`},
-		{"/x 1", `first operand "/x": "/x" is neither a port number nor the name of a service; the first operand is [address@]port` + "\n"},
+		{"/x 1", `first operand "/x": "/x" is neither a port number nor the name of a service; the first operand is [address@]port, and a file stands behind it`},
 		{"70000 /x", `first operand "70000": port 70000 is above 65535`},
 		{"99999999999999999999 /x", `first operand "99999999999999999999": port 99999999999999999999 is above 65535`},
 		{"::1:10809 /x", `"::1:10809" could be an IPv6 address with or without a port; write "::1@10809"`},

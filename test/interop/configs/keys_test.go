@@ -320,6 +320,8 @@ func TestWaitFile(t *testing.T) {
 	}
 	s.Signal(mergeSignal)
 	await(t, s.Process, "merged exports=1", 1)
+	s.Signal(mergeSignal)
+	await(t, s.Process, "nothing to merge: no export that is open has waitfile, or all have merged", 1)
 	got := make([]byte, 65536)
 	if err := c.ReadAt(t.Context(), got, 0); err != nil {
 		t.Fatal(err)
