@@ -70,6 +70,14 @@ func TestListenUnixNotASocket(t *testing.T) {
 	}
 }
 
+// TestListenUnixLong: a path that no socket can have is called that.
+func TestListenUnixLong(t *testing.T) {
+	path := filepath.Join(t.TempDir(), strings.Repeat("x", 120))
+	if _, err := ListenUnix(t.Context(), path); err == nil || !strings.Contains(err.Error(), "choose a shorter one") {
+		t.Errorf("%v, want that the path is too long", err)
+	}
+}
+
 // TestListenUnixRace lets many listeners find one stale socket: exactly one wins.
 func TestListenUnixRace(t *testing.T) {
 	if runtime.GOOS == "windows" {

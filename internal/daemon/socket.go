@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -35,8 +36,15 @@ func ListenUnixWith(ctx context.Context, lc *net.ListenConfig, path string) (net
 	if err := removeStale(ctx, path); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return lc.Listen(ctx, "unix", path)
+	l, err := lc.Listen(ctx, "unix", path)
+	if len(path) > longPath && errors.Is(err, syscall.EINVAL) {
+		return nil, fmt.Errorf("listen on %s: its %d bytes are more than the system takes for the path of a socket (Linux 107, others 103); choose a shorter one", path, len(path))
+	}
+	return l, err
 }
+
+// longPath is the longest path that every system takes for a socket, in bytes.
+const longPath = 103
 
 // removeStale removes the socket at path if nobody serves it.
 func removeStale(ctx context.Context, path string) error {
