@@ -372,6 +372,19 @@ func TestHarmlessErrors(t *testing.T) {
 	}
 }
 
+// TestGivenUpAndLost: a flush that was given up, but below which data were lost, breaks
+// the device all the same.
+func TestGivenUpAndLost(t *testing.T) {
+	disk := blocktest.NewDisk(t, blocktest.FullCaps(1<<20))
+	d := device(t, disk.Open())
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	disk.Hook = func(blocktest.Call) error { return fmt.Errorf("%w: %w", block.ErrNotStable, gone.Err()) }
+	if err := d.Flush(gone); !errors.Is(err, block.ErrNotStable) || d.Broken() == nil {
+		t.Errorf("error %v, broken: %v", err, d.Broken())
+	}
+}
+
 // TestFlushesWait lets a flush fail while others wait: none of them may succeed,
 // for the system tells of lost data only once.
 func TestFlushesWait(t *testing.T) {

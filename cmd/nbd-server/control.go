@@ -247,6 +247,9 @@ func (r *remote) AddExport(_ context.Context, name string, keys map[string]strin
 	if find(r.conf, name) >= 0 {
 		return control.Changes{}, coded(fmt.Errorf("%w: %q", server.ErrExportExists, name))
 	}
+	if err := r.antique(keys); err != nil {
+		return control.Changes{}, err
+	}
 	report, err := r.put(name, keys, len(r.conf.Exports), r.s.AddExport)
 	return changes(report), err
 }
@@ -267,6 +270,9 @@ func (r *remote) change(name string, keys map[string]string) (server.Report, err
 	if at < 0 {
 		return server.Report{}, coded(fmt.Errorf("%w: %q", server.ErrNoExport, name))
 	}
+	if err := r.antique(keys); err != nil {
+		return server.Report{}, err
+	}
 	all := r.conf.Exports[at].Values()
 	maps.Copy(all, keys)
 	for k, v := range keys {
@@ -275,6 +281,15 @@ func (r *remote) change(name string, keys map[string]string) (server.Report, err
 		}
 	}
 	return r.put(name, all, at, r.s.ChangeExport)
+}
+
+// antique refuses a port that would not be listened on. In a file, where old ones have it,
+// that is passed over; but here somebody has just typed it.
+func (r *remote) antique(keys map[string]string) error {
+	if keys["port"] == "" || r.conf.Generic.OldStyle {
+		return nil
+	}
+	return &control.Error{Code: control.BadRequest, Text: "port is for antique clients, and has no effect without oldstyle = true in [generic] of the configuration"}
 }
 
 // put gives an export at a place of the configuration these keys, by do. The

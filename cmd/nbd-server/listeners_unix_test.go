@@ -162,4 +162,21 @@ func TestControlListens(t *testing.T) {
 		t.Errorf("behind the removal: %v", err)
 	}
 	p.stop()
+
+	write(t, dir, "c.conf", "[generic]\ncontrol = ctl\nunixsock = s\n[a]\nexportname = memory:1M\nport = 1\n")
+	p = launch(t, dir, nil, "-n", "-C", "c.conf")
+	p.await("serving exports=1")
+	client, err := control.Dial(t.Context(), filepath.Join(dir, "ctl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Do(t.Context(), request, nil); err == nil || !strings.Contains(err.Error(), "without oldstyle") {
+		t.Errorf("a port that nobody listens on: %v", err)
+	}
+	// That of a file, which is passed over, is no obstacle.
+	if err := client.Do(t.Context(), control.Request{Op: control.OpChange, Export: "a", Keys: map[string]string{"readonly": "true"}}, nil); err != nil {
+		t.Error(err)
+	}
+	p.stop()
 }
