@@ -385,6 +385,27 @@ func TestGivenUpAndLost(t *testing.T) {
 	}
 }
 
+// TestFlushBesideFUA: a flush that ends well does not hide that a FUA write has failed
+// meanwhile, which may have taken the system's only word of lost data.
+func TestFlushBesideFUA(t *testing.T) {
+	disk := blocktest.NewDisk(t, blocktest.FullCaps(1<<20))
+	d := device(t, disk.Open())
+	disk.Hook = func(c blocktest.Call) error {
+		switch c.Method {
+		case "WriteAt":
+			return syscall.EIO
+		case "Flush":
+			if err := d.WriteAt(t.Context(), []byte{1}, 0, block.FUA); !errors.Is(err, block.ErrNotStable) {
+				t.Errorf("FUA write: %v", err)
+			}
+		}
+		return nil
+	}
+	if err := d.Flush(t.Context()); !errors.Is(err, block.ErrNotStable) {
+		t.Errorf("flush: %v", err)
+	}
+}
+
 // TestFlushesWait lets a flush fail while others wait: none of them may succeed,
 // for the system tells of lost data only once.
 func TestFlushesWait(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"nbd.example/nbd/backend/file"
 	"nbd.example/nbd/backend/memory"
@@ -402,6 +403,10 @@ type storage struct {
 	p    []byte
 	fail error // of Sync
 	full int64 // WriteAt fails up to this offset, in bytes, behind the header
+	bad  int64 // WriteAt fails there
+
+	syncing func()                    // if not nil, called by Sync
+	writing func(p []byte, off int64) // if not nil, called by WriteAt
 }
 
 func (s *storage) ReadAt(p []byte, off int64) (int, error) {
@@ -415,9 +420,12 @@ func (s *storage) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (s *storage) WriteAt(p []byte, off int64) (int, error) {
+	if s.writing != nil {
+		s.writing(p, off)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if off >= 4096 && off < s.full {
+	if off >= 4096 && (off < s.full || off == s.bad) {
 		return 0, syscall.ENOSPC
 	}
 	return copy(s.p[off:], p), nil
@@ -431,9 +439,15 @@ func (s *storage) Truncate(size int64) error {
 }
 
 func (s *storage) Punch(int64, int64) error { return errors.ErrUnsupported }
-func (s *storage) Sync() error              { return s.fail }
 func (s *storage) Close() error             { return nil }
 func (s *storage) Remove() error            { return nil }
+
+func (s *storage) Sync() error {
+	if s.syncing != nil {
+		s.syncing()
+	}
+	return s.fail
+}
 
 // TestConformanceWithoutHoles is for file systems that have none.
 func TestConformanceWithoutHoles(t *testing.T) {
@@ -511,6 +525,106 @@ func TestBitmapFull(t *testing.T) {
 			_, d = over(t, device(t, disk.Open()), wait.Config{Storage: again})
 			want(t, d, "kept", 512)
 		})
+	}
+}
+
+// TestForgetCut: a merge fails when some of the bits of what it has copied are cleared
+// already. What is written to the diff after that, and flushed, is found again.
+func TestForgetCut(t *testing.T) {
+	const stretch = 16 << 20 // what a page of the bitmap stands for
+	s := &storage{}
+	disk := blocktest.NewDisk(t, blocktest.FullCaps(2*stretch))
+	w, d := over(t, device(t, disk.Open()), wait.Config{Storage: s})
+	write(t, d, sectors("old.", 1), 0)
+	write(t, d, sectors("old.", 1), stretch)
+	if err := d.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.bad = 4096 + 4096 // the second page
+	if err := w.Merge(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("%v, want that the disk is full", err)
+	}
+	s.bad = 0
+	write(t, d, "new!", 0)
+	if err := d.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	again := &storage{p: bytes.Clone(s.p)}
+	_, d = over(t, device(t, disk.Open()), wait.Config{Storage: again})
+	want(t, d, "new!old.", 0)
+	want(t, d, "old.", stretch)
+}
+
+// TestForgetBesideFlush: a flush of the diff, under way while a merge clears bits, must not
+// write the old ones behind that: what is written to the base from then on would be hidden.
+func TestForgetBesideFlush(t *testing.T) {
+	s := &storage{}
+	disk := blocktest.NewDisk(t, blocktest.FullCaps(10_000))
+	w, d := over(t, device(t, disk.Open()), wait.Config{Storage: s})
+	write(t, d, "old", 0)
+	if err := d.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.bad = 4096
+	if err := w.Merge(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("%v, want that the disk is full", err)
+	}
+	s.bad = 0
+	// The bits are to be written once more now. The flush that does so has them in its
+	// hands, and waits for the disk, until the merge has cleared them, or waits for it.
+	taken, cleared := make(chan struct{}), make(chan struct{})
+	var first, clear sync.Once
+	s.syncing = func() {
+		first.Do(func() {
+			close(taken)
+			select {
+			case <-cleared:
+			case <-time.After(50 * time.Millisecond):
+			}
+		})
+	}
+	s.writing = func(_ []byte, off int64) {
+		if off == 4096 {
+			clear.Do(func() { close(cleared) })
+		}
+	}
+	var flush sync.WaitGroup
+	flush.Go(func() {
+		if err := d.Flush(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	<-taken
+	if err := w.Merge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	flush.Wait()
+	write(t, d, "new", 0)
+	again := &storage{p: bytes.Clone(s.p)}
+	_, d = over(t, device(t, disk.Open()), wait.Config{Storage: again})
+	want(t, d, "new", 0)
+}
+
+// TestBitsOfStableBytes: what is written while a flush waits for the disk has no bit in
+// the bitmap that this flush writes, as it may not be stable when the bits are.
+func TestBitsOfStableBytes(t *testing.T) {
+	s := &storage{}
+	disk := blocktest.NewDisk(t, blocktest.FullCaps(10_000))
+	_, d := over(t, device(t, disk.Open()), wait.Config{Storage: s})
+	write(t, d, sectors("a", 1), 0)
+	var late sync.Once
+	s.syncing = func() { late.Do(func() { write(t, d, sectors("b", 1), 512) }) }
+	bits := byte(0)
+	s.writing = func(p []byte, off int64) {
+		if off == 4096 {
+			bits = p[0]
+		}
+	}
+	if err := d.Flush(t.Context()); err != nil || bits != 0x80 {
+		t.Errorf("%v, bits %08b; want the first alone", err, bits)
+	}
+	if err := d.Flush(t.Context()); err != nil || bits != 0xc0 {
+		t.Errorf("%v, bits %08b behind the next flush", err, bits)
 	}
 }
 
