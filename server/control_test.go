@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"nbd.example/nbd/block"
 	"nbd.example/nbd/handshake"
 	"nbd.example/nbd/proto"
 	"nbd.example/nbd/transmission"
@@ -225,6 +226,29 @@ func TestCloseHandshake(t *testing.T) {
 	}
 	if err := s.CloseConnection(1, Drain); !errors.Is(err, ErrNoConnection) {
 		t.Errorf("closed twice: %v", err)
+	}
+}
+
+// TestEvictWhoComes: a client that was let in before, and is in the transmission phase only
+// behind, is ended like the others.
+func TestEvictWhoComes(t *testing.T) {
+	d := newDisk()
+	x := row("a", d, "")
+	x.Private = true
+	var s *Server
+	for _, how := range []How{Drain, Cut} {
+		x.Open = func(ctx context.Context, c Client) (*block.Device, error) {
+			if err := s.Evict(ctx, "a", how); err != nil {
+				t.Error(err)
+			}
+			return d.open(ctx, c)
+		}
+		s = newServer(t, config(x), d)
+		p := connect(t, s, nil)
+		p.c.Go(testContext(t), "a") // whatever it is answered
+		if err := wait(t, "the connection's end", p.end); !errors.Is(err, errDismissed) {
+			t.Errorf("ServeConn: %v", err)
+		}
 	}
 }
 

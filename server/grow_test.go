@@ -190,6 +190,33 @@ func TestGrowFails(t *testing.T) {
 	}
 }
 
+// TestLeftWhileMeasured: a device that a reload measures is not closed under it when its
+// last client leaves, though it is to be replaced then.
+func TestLeftWhileMeasured(t *testing.T) {
+	d := newLongDisk()
+	s := newServer(t, Config{Exports: []*Export{{Name: "x", Open: d.open, Settings: "1"}}}, d.disk)
+	u := connect(t, s, nil).use("x")
+	d.gate = make(chan struct{})
+	reloaded := make(chan error, 1)
+	go func() {
+		_, err := s.Reload(Config{Exports: []*Export{{Name: "x", Open: d.open, Settings: "2"}}})
+		reloaded <- err
+	}()
+	wait(t, "the device is measured", d.reading)
+	u.leave()
+	wantStates(t, s, "x pending 0 524288; ")
+	close(d.gate)
+	if err := wait(t, "Reload", reloaded); err != nil {
+		t.Fatal(err)
+	}
+	if n := told(t, s); n != 1<<19 {
+		t.Errorf("a client is told %d bytes", n)
+	}
+	if holders, opened := d.counts(); holders != 1 || opened != 3 {
+		t.Errorf("it is open %d times, and was %d times; want 1 and 3", holders, opened)
+	}
+}
+
 // TestGrowsLater: while the file system does not answer, one client waits for it, and
 // others only until they give up.
 func TestGrowsLater(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -91,6 +92,51 @@ func TestShare(t *testing.T) {
 		t.Errorf("a new one: %q, want %q", got, want)
 	}
 	other.leave()
+}
+
+// slowClose is a disk that is closed when somebody allows it.
+type slowClose struct {
+	diskFile
+	begins, goOn chan struct{}
+}
+
+func (f *slowClose) Close() error {
+	f.begins <- struct{}{}
+	<-f.goOn
+	return f.diskFile.Close()
+}
+
+// TestShareClosing: a client that comes while the device of its kind is being closed gets
+// another one, when that is done.
+func TestShareClosing(t *testing.T) {
+	d, begins, goOn := newDisk(), make(chan struct{}, 10), make(chan struct{})
+	s := newServer(t, Config{Exports: []*Export{{
+		Name: "disk", Private: true, Share: func(Client) string { return "" },
+		Open: func(context.Context, Client) (*block.Device, error) {
+			d.set(func() { d.holders, d.opened = d.holders+1, d.opened+1 })
+			return block.New(&slowClose{diskFile{d}, begins, goOn})
+		},
+	}}}, d)
+	u := connect(t, s, nil).use("disk")
+	u.nc.Close()
+	wait(t, "the device is being closed", begins)
+	next := connect(t, s, nil)
+	used := make(chan error, 1)
+	go func() { _, err := next.c.Go(testContext(t), "disk"); used <- err }()
+	for end := time.Now().Add(limit); s.Exports()[0].Clients < 2; runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatal("the next client was not let in")
+		}
+	}
+	close(goOn)
+	if err := wait(t, "the next client", used); err != nil {
+		t.Fatal(err)
+	}
+	if holders, opened := d.counts(); holders != 1 || opened != 2 {
+		t.Errorf("it is open %d times, and was %d times; want 1 and 2", holders, opened)
+	}
+	next.nc.Close()
+	wait(t, "the end of the next client", next.end)
 }
 
 // TestBeginRefuses: an error of Begin refuses the client, and nothing is opened.
