@@ -311,3 +311,30 @@ func TestPartition(t *testing.T) {
 		must(t, d.Close())
 	}
 }
+
+// TestDiskStable: a trim, and zeroes, with FUA make stable what was written before, or say
+// that it is not. The disk has no room for that.
+func TestDiskStable(t *testing.T) {
+	for name, change := range map[string]func(*block.Device) error{
+		"Trim":        func(d *block.Device) error { return d.Trim(t.Context(), 6<<20, 64<<10, block.FUA) },
+		"WriteZeroes": func(d *block.Device) error { return d.WriteZeroes(t.Context(), 6<<20, 64<<10, block.FUA) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLoop(t, 512)
+			l.dir = t.TempDir()
+			if err := unix.Mount("tmpfs", l.dir, "tmpfs", 0, "size=1M"); err != nil {
+				t.Skip("needs the right to mount: ", err)
+			}
+			t.Cleanup(func() {
+				l.detach()
+				unix.Unmount(l.dir, unix.MNT_DETACH)
+			})
+			_, d := open(t, file.Config{Path: l.attach(t, 8<<20, 0)})
+			must(t, d.WriteAt(t.Context(), bytes.Repeat([]byte{7}, 4<<20), 0, 0))
+			if err := change(d); !errors.Is(err, block.ErrNotStable) || d.Broken() == nil {
+				t.Errorf("%v, want that nothing is stable", err)
+			}
+			d.Close()
+		})
+	}
+}
