@@ -65,6 +65,30 @@ func TestAttach(t *testing.T) {
 	}
 }
 
+// A device ends with a whole block, whatever the server has: what comes behind it cannot be
+// read.
+func TestAttachWholeBlocks(t *testing.T) {
+	const odd = 2*4096 + 3*512 + 7
+	for _, c := range []struct {
+		spec Spec
+		want int64
+	}{
+		{Spec{}, odd - 7},
+		{Spec{BlockSize: 1024}, odd - 512 - 7},
+		{Spec{BlockSize: 4096}, 2 * 4096},
+		{Spec{BlockSize: 4096, Size: 4096 + 512}, 4096},
+	} {
+		r, h, x := newRig(t), newHost(t, "unix"), newDisk("one")
+		x.resize(odd)
+		h.serve(x)
+		c.spec.URIs = []string{h.uri()}
+		d, dev := r.attach(&c.spec)
+		if st := d.Status(); st.Size != c.want || dev.Attached().Size != c.want {
+			t.Errorf("%+v: %d bytes, and %d for the kernel; want %d", c.spec, st.Size, dev.Attached().Size, c.want)
+		}
+	}
+}
+
 func TestAttachTogether(t *testing.T) {
 	r, h := newRig(t), newHost(t, "unix")
 	h.serve(newDisk("one"))

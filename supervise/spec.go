@@ -151,7 +151,9 @@ func (st *State) geometry(p *peer) error {
 	if st.BlockSize > kernel.MaxBlockSize {
 		return fmt.Errorf("the server's minimum block size of %d bytes is more than the kernel takes", st.BlockSize)
 	}
-	st.Size -= st.Size % kernel.SectorSize
+	// The kernel counts in sectors. It would show a block at the end that is not whole, and
+	// fail whoever reads it, as udev does.
+	st.Size = blocks(uint64(st.Size), st.BlockSize)
 	if st.Size < st.BlockSize {
 		return fmt.Errorf("the server's export has %d bytes, fewer than one block of %d", e.Size, st.BlockSize)
 	}

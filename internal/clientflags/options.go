@@ -87,7 +87,7 @@ var export = []Option{
 // device is about the kernel device.
 var device = []Option{
 	{Short: 'b', Long: "block-size", Arg: "BYTES", Old: true, Tab: "bs", Help: "logical block size of the device: 512, 1024, 2048 or 4096",
-		More: "On machines with larger memory pages, up to their size. The default is 512, or the server's minimum if that is more. What the server prefers is not asked: the block size decides how a partition table is read, and most were written for 512.", set: setBlockSize},
+		More: "On machines with larger memory pages, up to their size. The default is 512, or the server's minimum if that is more. What the server prefers is not asked: the block size decides how a partition table is read, and most were written for 512. What the export has at its end beyond whole blocks is not part of the device.", set: setBlockSize},
 	{Short: 'i', Long: "identifier", Arg: "TEXT", Old: true, Tab: "identifier", Help: "what the device is known by; the default is the export's URI",
 		More: "Attaching the same identifier again does not attach a second device, but names the one that is there; or fails, if no process keeps that one, and one should. Devices of --no-supervise are known by it from Linux 5.14 on. It is shown by list, in /sys/block/nbdN/backend, and as a link in /dev/disk/by-nbd.",
 		set:  text(func(f *Flags) *string { return &f.Identifier })},
