@@ -122,15 +122,11 @@ func (k *keeper) growTo(st *State, r *resize) {
 		}
 		return func() {
 			k.unsure = k.unsure || !restored
-			d.mu.Lock()
-			for _, s := range small[:len(taken)] {
-				s.dead = true // in its place there is another one
-			}
-			d.mu.Unlock()
+			d.renewed(small, len(taken))
 			for _, p := range taken {
 				k.install(p)
 			}
-			if len(taken) > 0 && !k.over {
+			if len(small) > 0 && !k.over {
 				k.tell(nil) // one of the old ones may have died before its time
 			}
 			k.grown(st, r, want, err)
@@ -218,6 +214,17 @@ func (d *Device) leaving(small []*slot) error {
 		s.leaving = true
 	}
 	return nil
+}
+
+// renewed notes that the first n of these connections have others in their place, and that the
+// rest stays: when one of those dies, that is news.
+func (d *Device) renewed(small []*slot, n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i, s := range small {
+		s.leaving = i < n
+		s.dead = s.dead || i < n
+	}
 }
 
 // quiet waits for a moment without requests.

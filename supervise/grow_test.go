@@ -3,6 +3,7 @@ package supervise
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -178,6 +179,62 @@ func TestGrownSeveral(t *testing.T) {
 	if st := d.Status(); st.Phase != Attached || alive(dev) != 3 {
 		t.Errorf("%+v", st)
 	}
+}
+
+// A connection that was to be replaced, and was not, since the device had no moment without
+// requests, is one like others: its death is told at once.
+func TestGrownNotRenewed(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "tcp"), newDisk("one")
+	var down atomic.Bool
+	r.cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if down.Load() {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	e, gate := x.export(), make(chan struct{})
+	e.Private = true
+	e.Open = func(context.Context, server.Client) (*block.Device, error) {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return block.New(&gated{opened{x, int64(len(x.data))}, gate})
+	}
+	h.start(server.Config{Exports: []*server.Export{e}})
+	r.supervisor().times.quiet = time.Millisecond
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, ConnectTimeout: 2 * hang})
+	r.await(d, "the server's word", func(st State) bool { return st.Seen.InfoAgrees })
+	x.resize(2 * diskSize)
+	read := make(chan error, 1)
+	go func() {
+		_, err := dev.ReadAt(make([]byte, 512), 0)
+		read <- err
+	}()
+	eventually(t, "a request", func() bool {
+		i, err := r.cfg.Kernel.Info(d.Index())
+		return err == nil && i.Reads > 0
+	})
+	if _, err := d.Resize(r.ctx(), 0); err == nil || !strings.Contains(err.Error(), "no moment without requests") {
+		t.Fatalf("resize: %v", err)
+	}
+	close(gate)
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
+	down.Store(true)
+	h.kill()
+	r.awaitPhase(d, Reconnecting) // not before somebody has answered
+}
+
+// gated answers no reads before the gate is open.
+type gated struct {
+	opened
+	gate chan struct{}
+}
+
+func (g *gated) ReadAt(ctx context.Context, p []byte, off int64) error {
+	<-g.gate
+	return g.opened.ReadAt(ctx, p, off)
 }
 
 // It never shrinks, never grows past what the server has or the user wants, and not

@@ -136,8 +136,9 @@ func (k *keeper) look() {
 		s.unwatch = func() {}
 		k.d.mu.Lock()
 		s.dead = true
+		leaving := s.leaving
 		k.d.mu.Unlock()
-		if !s.leaving {
+		if !leaving {
 			died = true
 			k.d.log.Warn("a connection has died", "server", s.told.Server)
 		}
