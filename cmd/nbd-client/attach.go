@@ -29,8 +29,8 @@ func (p *program) attach(ctx context.Context) int {
 	if err != nil {
 		return p.fail(ctx, err)
 	}
-	if p.flags.Persist && (p.flags.NoNetlink || p.flags.PreInit) && p.child == nil { // else the one who started it has said so
-		p.log.Warn("-persist has no effect with -nonetlink or -preinit: such a device cannot be connected anew when its connections die")
+	if p.flags.Persist && (p.flags.NoNetlink || p.flags.PreInit) {
+		p.warn("-persist has no effect with -nonetlink or -preinit: such a device cannot be connected anew when its connections die")
 	}
 	switch {
 	case p.alone():

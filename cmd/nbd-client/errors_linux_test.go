@@ -359,6 +359,42 @@ func TestPersist(t *testing.T) {
 	}
 }
 
+// TestWarnedOnce: what is odd about a command line is said by the process that was started,
+// and not once more by those that go on for it.
+func TestWarnedOnce(t *testing.T) {
+	w := newWorld(t)
+	w.loaded = false // nothing can be attached
+	w.write("nbdtab", "nbd0 /nowhere x unix,oops\n")
+	lines := map[string]string{
+		"-u timeout=5 /nowhere":                 "out of use",
+		"-u -p -L /nowhere":                     "no effect",
+		"-x -H h -y NORMAL:%COMPAT -u /nowhere": "no effect",
+		"-s --serve memory:1M":                  "no memory free",
+		"nbd0":                                  "oops",
+	}
+	for line, text := range lines {
+		if status, _, errs := w.run(strings.Fields("-n " + line)...); status != exitError || strings.Count(errs, text) != 1 {
+			t.Errorf("%s: status %d, %s", line, status, errs)
+		}
+	}
+	for line, text := range lines {
+		r, parent, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := syscall.Dup(int(parent.Fd())) // the child's to close
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("NBD_BACKGROUND_FD", strconv.Itoa(fd))
+		if status, _, errs := w.run(strings.Fields(line)...); status != exitError || strings.Contains(errs, text) {
+			t.Errorf("%s, in the background: status %d, %s", line, status, errs)
+		}
+		r.Close()
+		parent.Close()
+	}
+}
+
 // TestResume: the process after an upgrade goes on with what the one before had.
 func TestResume(t *testing.T) {
 	w := newWorld(t)

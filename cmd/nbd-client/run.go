@@ -111,9 +111,18 @@ func run(ctx context.Context, args []string, env *environment) int {
 	defer p.logs.Close()
 	p.log = p.logs.Logger()
 	for _, w := range flags.Warnings {
-		p.log.Warn(w)
+		p.warn(w)
 	}
 	return p.act(ctx)
+}
+
+// warn says what is odd about the command line, or a file that it names. A process that goes
+// on for the one that was started, in the background or under another name, does not say it
+// once more.
+func (p *program) warn(text string) {
+	if p.child == nil && !(p.flags.SystemdMark && marked(p.env.name)) {
+		p.log.Warn(text)
+	}
 }
 
 // isGenerator reports whether the program was started as a generator of systemd: by a
@@ -203,10 +212,8 @@ func (p *program) table() (*nbdtab.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.child == nil { // else the one who started it has said so
-		for _, w := range t.Warnings {
-			p.log.Warn(w)
-		}
+	for _, w := range t.Warnings {
+		p.warn(w)
 	}
 	return t, nil
 }

@@ -54,7 +54,7 @@ func (p *program) chain(text string, swap bool) (string, error) {
 	if err == nil && swap {
 		switch name, args := spec.Backend(); {
 		case name != chain.FileElement && name != "multi":
-			p.log.Warn("swap on " + name + " sets no memory free: serve a block device, or a file")
+			p.warn("swap on " + name + " sets no memory free: serve a block device, or a file")
 		case !args.Bool("direct"):
 			spec, err = spec.Set(map[string]string{"direct": "true"})
 		}
@@ -86,7 +86,7 @@ func (p *program) target(f *clientflags.Flags, s *supervise.Spec) error {
 		return fmt.Errorf("-priority: %w", err)
 	}
 	if len(unknown) > 0 {
-		p.log.Warn(fmt.Sprintf("-priority: no effect of %s; the suites of Go's crypto/tls are used", strings.Join(unknown, ":")))
+		p.warn(fmt.Sprintf("-priority: no effect of %s; the suites of Go's crypto/tls are used", strings.Join(unknown, ":")))
 	}
 	cert := f.Cert
 	if cert == "" {
