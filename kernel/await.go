@@ -90,6 +90,17 @@ func AwaitGone(ctx context.Context, d Driver, i Index) (*Info, error) {
 	return last, fmt.Errorf("wait for %s to be gone: %w%s", i.Name(), err, users)
 }
 
+// Left reports whether a device was detached while somebody had it open: the system shows it
+// until he closes it, but nothing reaches its server any more. Only who may attach devices
+// learns that, of those that were attached by netlink and with an identifier.
+func Left(ctx context.Context, d Driver, i Index, identifier string) bool {
+	if identifier == "" || !d.Can().Reconfigure {
+		return false
+	}
+	nothing := &Change{Identifier: identifier}
+	return errors.Is(d.Reconfigure(ctx, i, nothing), ErrNotConnected)
+}
+
 // poll calls f until it reports true or an error, or ctx ends: often at first, more
 // rarely later.
 func poll(ctx context.Context, f func() (bool, error)) error {

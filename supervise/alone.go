@@ -114,14 +114,9 @@ func (s *Supervisor) other(ctx context.Context, spec *Spec) (*State, error) {
 	return nil, nil
 }
 
-// left reports whether a device was detached while somebody had it open: the kernel shows it
-// until he closes it, but nothing reaches its server any more.
+// left is [kernel.Left], which takes no longer than a call may.
 func (s *Supervisor) left(ctx context.Context, i kernel.Index, identifier string) bool {
-	if !s.cfg.Kernel.Can().Reconfigure {
-		return false
-	}
 	ctx, cancel := context.WithTimeout(ctx, s.times.call)
 	defer cancel()
-	nothing := &kernel.Change{Identifier: identifier}
-	return errors.Is(s.cfg.Kernel.Reconfigure(ctx, i, nothing), kernel.ErrNotConnected)
+	return kernel.Left(ctx, s.cfg.Kernel, i, identifier)
 }

@@ -250,7 +250,7 @@ func (p *program) already(ctx context.Context, k *keeper, st *supervise.State) i
 		return p.tell(p.child.Ready())
 	}
 	return p.stay(ctx, k.driver, st.Index, k.notifier, k.signals, func() (text string, ok bool) {
-		v := p.view(k.driver, kernel.Status{Index: st.Index, Connected: true}, p.states())
+		v := p.view(ctx, k.driver, kernel.Status{Index: st.Index, Connected: true}, p.states())
 		if !v.kept() {
 			return fmt.Sprintf("%s %s: kept by no process", st.Device, st.Identifier), false
 		}

@@ -157,6 +157,45 @@ func TestDetachHeldByForce(t *testing.T) {
 	}
 }
 
+// TestLeftHeld: what was detached by force and is still mounted is attached no more, for
+// everybody who asks, though the kernel shows it until it is unmounted.
+func TestLeftHeld(t *testing.T) {
+	w := newWorld(t)
+	s := w.serve(map[string]int64{"disk": 1 << 20})
+	if status, _, errs := w.run("--no-supervise", s.uri("disk"), "nbd0"); status != exitOK {
+		t.Fatalf("attach: status %d, %s", status, errs)
+	}
+	release, err := w.device(0).Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	w.device(0).SetInfo(func(i *kernel.Info) { i.Mounts = []string{"/mnt"} })
+	for _, c := range []struct {
+		line   string
+		status int
+		said   string
+	}{
+		{"status nbd0", exitOK, "used:"},
+		{"detach --force nbd0", exitOK, "will be gone when they let go of it"},
+		{"status nbd0", exitError, "mounted on /mnt"},
+		{"status " + s.uri("disk"), exitError, "is not attached"},
+		{"-c nbd0", exitError, ""},
+		{"wait nbd0 ready --timeout=0.01", exitTimeout, "detached"},
+		{"wait nbd0 gone --timeout=0.01", exitTimeout, "detached"},
+		{"detach nbd0", exitBusy, "mounted on /mnt; it is detached, and will be gone"},
+		{"detach --force nbd0", exitOK, "mounted on /mnt; it is detached, and will be gone"},
+	} {
+		status, out, errs := w.run(strings.Fields(c.line)...)
+		if status != c.status || !strings.Contains(out+errs, c.said) {
+			t.Errorf("%s: status %d, %s%s", c.line, status, out, errs)
+		}
+	}
+	if status, out, errs := w.run("list"); status != exitOK || strings.Contains(out, "/dev/nbd0") {
+		t.Errorf("list: status %d, %s%s", status, out, errs)
+	}
+}
+
 // TestStatusOpeners: status names the processes that have a device open, attached or not; and
 // so does whoever finds it in use.
 func TestStatusOpeners(t *testing.T) {

@@ -70,7 +70,7 @@ func (p *program) views(ctx context.Context, driver kernel.Driver) ([]*view, err
 	states := p.states()
 	var list []*view
 	for _, st := range all {
-		list = append(list, p.view(driver, st, states))
+		list = append(list, p.view(ctx, driver, st, states))
 	}
 	slices.SortFunc(list, func(a, b *view) int { return int(a.index) - int(b.index) })
 	return list, nil
@@ -85,7 +85,7 @@ func (p *program) states() []supervise.State {
 	return states
 }
 
-func (p *program) view(driver kernel.Driver, st kernel.Status, states []supervise.State) *view {
+func (p *program) view(ctx context.Context, driver kernel.Driver, st kernel.Status, states []supervise.State) *view {
 	v := &view{index: st.Index, connected: st.Connected}
 	info, err := driver.Info(st.Index)
 	if err != nil {
@@ -93,7 +93,7 @@ func (p *program) view(driver kernel.Driver, st kernel.Status, states []supervis
 	} else {
 		v.info = info
 		// One that is only open, as udev has it, is connected all the same, by its status.
-		v.connected = st.Connected && info.PID != 0
+		v.connected = v.connected && info.PID != 0
 	}
 	for i := range states {
 		s := &states[i]
@@ -105,6 +105,9 @@ func (p *program) view(driver kernel.Driver, st kernel.Status, states []supervis
 			continue
 		}
 		v.state = s
+	}
+	if v.connected && v.info != nil && !v.kept() && kernel.Left(ctx, driver, v.index, v.info.Identifier) {
+		v.connected = false
 	}
 	return v
 }
@@ -128,7 +131,7 @@ func (p *program) findWith(ctx context.Context, driver kernel.Driver, name strin
 		if err != nil {
 			return nil, err
 		}
-		return p.view(driver, st, p.states()), nil
+		return p.view(ctx, driver, st, p.states()), nil
 	} else if strings.HasPrefix(name, "/") {
 		return nil, err
 	}

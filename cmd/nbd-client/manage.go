@@ -99,13 +99,12 @@ func (p *program) detachOne(ctx context.Context, driver kernel.Driver, name stri
 	switch {
 	case v.connected, v.kept():
 	case v.info != nil && !v.info.Gone(): // it was detached while somebody had it open
-		return p.awaitGone(ctx, driver, v.index, false)
+		return p.awaitGone(ctx, driver, v.index, v.info.PID != 0)
 	default:
 		p.log.Info(v.index.Path() + " is not attached")
 		return nil
 	}
-	// The reference's option detaches whatever happens on the device.
-	force := p.flags.Force || p.flags.Action == clientflags.Disconnect
+	force := p.forced()
 	was := *v
 	users := usersOf(v.info)
 	if users != "" && force {
@@ -140,6 +139,12 @@ func (p *program) detachOne(ctx context.Context, driver kernel.Driver, name stri
 		return err
 	}
 	return p.awaitGone(ctx, driver, v.index, users != "")
+}
+
+// forced reports whether devices are detached whatever happens on them, as the reference's
+// option does.
+func (p *program) forced() bool {
+	return p.flags.Force || p.flags.Action == clientflags.Disconnect
 }
 
 // still returns an error if somebody has attached something else under the number since.
@@ -227,7 +232,7 @@ func (p *program) detachKept(ctx context.Context, driver kernel.Driver, v *view,
 			return true, err
 		}
 		was := *v
-		*v = *p.view(driver, kernel.Status{Index: v.index, Connected: v.connected}, p.states())
+		*v = *p.view(ctx, driver, kernel.Status{Index: v.index, Connected: v.connected}, p.states())
 		return false, was.still(driver)
 	})
 	if err != nil && limit.Err() != nil && ctx.Err() == nil && (force || !done) {
@@ -275,8 +280,8 @@ func (p *program) isGone(ctx context.Context, driver kernel.Driver, i kernel.Ind
 	return errors.Is(err, kernel.ErrNoDevice) || err == nil && info.PID == 0
 }
 
-// awaitGone waits until nothing is left of an attachment. One that is detached, but held by
-// somebody, is a warning; for one that was held before, and still is, nobody waits long.
+// awaitGone waits until nothing is left of an attachment. For one that was held before, and
+// still is, nobody waits long: that is a warning for who has used force, and else an error.
 func (p *program) awaitGone(ctx context.Context, driver kernel.Driver, i kernel.Index, held bool) error {
 	if held {
 		limit, cancel := context.WithTimeoutCause(ctx, openLimit, errTime)
@@ -287,8 +292,13 @@ func (p *program) awaitGone(ctx context.Context, driver kernel.Driver, i kernel.
 		}
 		if info != nil && info.PID != 0 {
 			p.env.openers(info)
-			if usersOf(info) != "" {
-				p.log.Warn(printable((&supervise.BusyError{Info: *info, Forced: true}).Error()))
+			busy := &supervise.BusyError{Info: *info, Forced: true}
+			switch {
+			case usersOf(info) == "":
+			case !p.forced():
+				return busy
+			default:
+				p.log.Warn(printable(busy.Error()))
 				return nil
 			}
 		}
