@@ -247,6 +247,7 @@ func (p *program) already(ctx context.Context, k *keeper, st *supervise.State) i
 		return p.tell(err)
 	}
 	if k.notifier == nil {
+		p.logs.Flush()
 		return p.tell(p.child.Ready())
 	}
 	return p.stay(ctx, k.driver, st.Index, k.notifier, k.signals, func() (text string, ok bool) {

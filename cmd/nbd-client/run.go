@@ -109,6 +109,9 @@ func run(ctx context.Context, args []string, env *environment) int {
 		Kernel: true,
 	})
 	defer p.logs.Close()
+	if child != nil {
+		p.logs.Hold()
+	}
 	p.log = p.logs.Logger()
 	for _, w := range flags.Warnings {
 		p.warn(w)

@@ -61,7 +61,18 @@ type Log struct {
 	// and reads what went wrong needs none.
 	stampLater bool
 	queue      *asynclog.Queue // nil as long as lines are written at once
+	holds      bool            // lines that are no warnings wait in held
+	held       []line
 }
+
+// line is a line that waits.
+type line struct {
+	level slog.Level
+	text  []byte
+}
+
+// mostHeld bounds how many lines wait.
+const mostHeld = 100
 
 // New returns a log to standard error, or to another sink.
 func New(c Config) *Log {
@@ -108,6 +119,7 @@ func (l *Log) ToSyslog() bool {
 	if sink == nil {
 		return false
 	}
+	defer l.release()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sink, l.stampLater = sink, false
@@ -115,8 +127,32 @@ func (l *Log) ToSyslog() bool {
 	return true
 }
 
+// Hold has lines that are no warnings wait until it is known where the log goes: who goes to
+// the background says on the terminal why he could not, and in the system's log what he does.
+func (l *Log) Hold() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.holds = true
+}
+
+// release writes the lines that wait.
+func (l *Log) release() {
+	l.mu.Lock()
+	held, sink, queue := l.held, l.sink, l.queue
+	l.holds, l.held = false, nil
+	l.mu.Unlock()
+	for _, h := range held {
+		if queue == nil {
+			sink(h.level, h.text)
+		} else {
+			queue.Do(lineSize+len(h.text), func() { sink(h.level, h.text) })
+		}
+	}
+}
+
 // Started says that the start is over.
 func (l *Log) Started() {
+	defer l.release()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stamp = l.stampLater
@@ -149,6 +185,7 @@ func (l *Log) Flush() { l.wait((*asynclog.Queue).Flush) }
 func (l *Log) Close() { l.wait((*asynclog.Queue).Close) }
 
 func (l *Log) wait(do func(*asynclog.Queue, context.Context) error) {
+	l.release()
 	l.mu.Lock()
 	q := l.queue
 	l.mu.Unlock()
@@ -221,12 +258,16 @@ func (h *locked) format(ctx context.Context, r slog.Record) (queue *asynclog.Que
 	if err := h.next.Handle(ctx, r); err != nil {
 		return nil, 0, nil, err
 	}
+	if l.holds && r.Level < slog.LevelWarn && len(l.held) < mostHeld {
+		l.held = append(l.held, line{r.Level, bytes.Clone(l.buffer.Bytes())})
+		return nil, 0, nil, nil
+	}
 	if h.pass == nil && l.queue == nil {
 		l.sink(r.Level, l.buffer.Bytes())
 		return nil, 0, nil, nil
 	}
-	sink, line := l.sink, bytes.Clone(l.buffer.Bytes())
-	return l.queue, lineSize + len(line), func() { sink(r.Level, line) }, nil
+	sink, text := l.sink, bytes.Clone(l.buffer.Bytes())
+	return l.queue, lineSize + len(text), func() { sink(r.Level, text) }, nil
 }
 
 // Flush waits until all lines are written. Who has only a handler finds it there.

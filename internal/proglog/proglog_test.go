@@ -54,6 +54,35 @@ func TestText(t *testing.T) {
 	}
 }
 
+// What is held is written once it is known where the log goes, in its order; warnings at once.
+func TestHold(t *testing.T) {
+	for name, end := range map[string]func(*Log){"started": (*Log).Started, "flushed": (*Log).Flush, "closed": (*Log).Close} {
+		l, read := logTo(t, Config{})
+		log := l.Logger()
+		l.Hold()
+		log.Info("one")
+		log.Warn("two")
+		log.Info("three")
+		if got := read(); got != "prog: warning: two\n" {
+			t.Errorf("%s: held: %q", name, got)
+		}
+		end(l)
+		log.Info("four")
+		l.Close()
+		if got := read(); !strings.HasPrefix(got, "prog: warning: two\nprog: one\nprog: three\n") || !strings.HasSuffix(got, "prog: four\n") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	l, read := logTo(t, Config{})
+	l.Hold()
+	for range mostHeld + 1 {
+		l.Logger().Info("one more")
+	}
+	if got := read(); strings.Count(got, "more") != 1 {
+		t.Errorf("more than may wait: %q", got)
+	}
+}
+
 func TestLevels(t *testing.T) {
 	for level, want := range map[string]int{"debug": 4, "": 3, "info": 3, "warn": 2, "error": 1} {
 		l, read := logTo(t, Config{Level: level})
