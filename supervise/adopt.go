@@ -121,6 +121,14 @@ func (s *Supervisor) removeStale(st *State) {
 	s.removeSocket(st.Process)
 }
 
+// succeed removes what the process has left that had a file for a device of this index before,
+// if it was killed.
+func (s *Supervisor) succeed(i kernel.Index) {
+	if old, err := readState(statePath(s.cfg.Dir, i)); err == nil && old.Process != s.self {
+		s.removeSocket(old.Process)
+	}
+}
+
 // removeSocket removes what a process that was killed has left of its control socket, unless
 // another one has its number by now.
 func (s *Supervisor) removeSocket(of Process) {
@@ -176,7 +184,6 @@ func (s *Supervisor) adopt(ctx context.Context, old *State) (*Device, error) {
 	d.update(func(st *State) { st.Phase, st.Reason = phase, "" })
 	s.worker.Flush(ctx)
 	d.start(true)
-	s.removeSocket(old.Process)
 	d.log.Info("adopted", "identifier", st.Identifier, "connections", len(old.Connections), "sockets", len(d.Status().held()))
 	return d, nil
 }

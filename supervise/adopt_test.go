@@ -206,6 +206,26 @@ func TestAdoptStale(t *testing.T) {
 	}
 }
 
+// A device that another process had before, which was killed and whose device was detached,
+// leaves nothing of it.
+func TestAttachAfterKilled(t *testing.T) {
+	r, h := newRig(t), newHost(t, "unix")
+	h.serve(newDisk("one"))
+	killed := exec.Command("true")
+	if err := killed.Run(); err != nil {
+		t.Fatal(err)
+	}
+	old := State{Version: stateVersion, Index: 3, Device: "/dev/nbd3", Identifier: "other", Process: Process{PID: killed.Process.Pid, Start: 1}}
+	socket := ControlPath(r.dir, old.Process.PID)
+	if err := errors.Join(writeState(r.dir, &old), os.WriteFile(socket, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	r.attach(&Spec{URIs: []string{h.uri()}, Device: "/dev/nbd3"})
+	if _, err := os.Lstat(socket); !os.IsNotExist(err) {
+		t.Errorf("the control socket of who was killed: %v", err)
+	}
+}
+
 // looking has each look at the system go through a function.
 type looking struct {
 	kernel.Driver

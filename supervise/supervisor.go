@@ -265,7 +265,10 @@ func (s *Supervisor) record(d *Device) {
 		return
 	}
 	s.withFile(d.index, func() {
-		if d.recorded && !s.owns(d) {
+		switch {
+		case !d.recorded:
+			s.succeed(d.index)
+		case !s.owns(d):
 			return
 		}
 		d.recorded = true
