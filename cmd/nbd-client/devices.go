@@ -80,7 +80,9 @@ func (p *program) views(ctx context.Context, driver kernel.Driver) ([]*view, err
 func (p *program) states() []supervise.State {
 	states, err := supervise.States(p.dir())
 	if err != nil {
-		p.log.Warn("state files", "error", err)
+		for _, line := range strings.Split(err.Error(), "\n") {
+			p.log.Warn("state of devices: " + line)
+		}
 	}
 	return states
 }

@@ -54,6 +54,9 @@ func (f *Flags) Check() error {
 // SplitHost reads host, host:port, an IPv6 address with or without brackets, or
 // [address]:port. The port is "" if there is none.
 func SplitHost(s string) (host, port string, err error) {
+	if strings.Contains(s, "://") {
+		return "", "", fmt.Errorf("%s is no URI of NBD, which begins with one of %s", typo.Quote(s), strings.Join(schemes, ":// ")+"://")
+	}
 	if rest, ok := strings.CutPrefix(s, "["); ok {
 		inside, after, closed := strings.Cut(rest, "]")
 		a, err := netip.ParseAddr(inside)

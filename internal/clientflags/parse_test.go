@@ -128,6 +128,7 @@ func TestParseErrors(t *testing.T) {
 		{"", "nothing to do: name a server, a URI or a device of /etc/nbdtab; --help explains the command line"},
 		{"-n", "nothing to do: "},
 		{"h 10809 /dev/nbd0 x", `"x" is one operand too many`},
+		{"ndb://h/x", `"ndb://h/x" is no URI of NBD, which begins with one of nbd:// nbds://`},
 		{"h disk", `"disk" is neither a port number nor the name of an NBD device, which is like /dev/nbd0`},
 		{"h 10809 disk", `"disk" is not the name of an NBD device`},
 		{"h 70000 /dev/nbd0", `port "70000" is not a number from 1 to 65535`},
@@ -190,6 +191,15 @@ func TestParseErrors(t *testing.T) {
 		_, err := Parse(strings.Fields(c.line))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.line, err, c.want)
+		}
+	}
+}
+
+// What is wrong with an option may be why there is nothing to do; that is not said then.
+func TestOneError(t *testing.T) {
+	for _, line := range []string{"--froce", "-N", "-b 3"} {
+		if _, err := Parse(strings.Fields(line)); err == nil || strings.Contains(err.Error(), "nothing to do") {
+			t.Errorf("%s: %v", line, err)
 		}
 	}
 }

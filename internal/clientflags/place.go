@@ -93,6 +93,7 @@ func (p *parser) source() {
 	switch {
 	case f.Serve != "":
 		p.takeDevice(ops)
+	case len(ops) == 0 && len(p.errs) > 0: // perhaps because of them
 	case len(ops) == 0:
 		p.fail("nothing to do: name a server, a URI or a device of %s; --help explains the command line", DefaultTab)
 	case IsURI(ops[0]):

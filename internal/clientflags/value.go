@@ -236,8 +236,11 @@ func checkDevice(s string) error {
 	return fmt.Errorf("%s is not the name of an NBD device, which is like /dev/nbd0", typo.Quote(s))
 }
 
+// schemes are those of NBD's URIs.
+var schemes = []string{"nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock"}
+
 // IsURI reports whether a word begins with one of the schemes of NBD.
 func IsURI(s string) bool {
 	scheme, _, found := strings.Cut(s, ":")
-	return found && slices.Contains([]string{"nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock"}, strings.ToLower(scheme))
+	return found && slices.Contains(schemes, strings.ToLower(scheme))
 }
