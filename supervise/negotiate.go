@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime/debug"
 	"strings"
 
 	"nbd.example/nbd/handshake"
@@ -57,7 +58,8 @@ func (t *target) open(ctx context.Context, oldstyle bool) (*handshake.Client, ne
 
 // connect makes one connection for the kernel, which knows simple replies only. With
 // tell, an export that does not exist makes an error that lists those that do.
-func (t *target) connect(ctx context.Context, exportName, tell bool) (*peer, error) {
+func (t *target) connect(ctx context.Context, exportName, tell bool) (p *peer, err error) {
+	defer t.recovered(&err)
 	if t.bare > 0 {
 		conn, err := t.dial(ctx)
 		if err != nil {
@@ -80,6 +82,15 @@ func (t *target) connect(ctx context.Context, exportName, tell bool) (*peer, err
 		return nil, fmt.Errorf("peer sent %d bytes before any request", len(a.Early))
 	}
 	return newPeer(t, a)
+}
+
+// recovered makes an error of a panic: whatever one server sends, the process keeps other
+// devices. It must be deferred.
+func (t *target) recovered(err *error) {
+	if v := recover(); v != nil {
+		t.log.Error("a fault of this program: panic while negotiating", "server", t.name, "panic", v, "stack", string(debug.Stack()))
+		*err = fmt.Errorf("a fault of this program: panic while negotiating: %v", v)
+	}
 }
 
 // choose chooses the export.
@@ -159,12 +170,13 @@ type answer struct {
 // ask asks about the export. Naming the instance wants structured replies, which the
 // kernel does not know and which cannot be taken back: proto.md, "Metadata querying",
 // NBD_OPT_LIST_META_CONTEXT.
-func (t *target) ask(ctx context.Context) (*answer, error) {
+func (t *target) ask(ctx context.Context) (a *answer, err error) {
+	defer t.recovered(&err)
 	h, _, err := t.open(ctx, false)
 	if err != nil {
 		return nil, err
 	}
-	a, err := t.questions(ctx, h)
+	a, err = t.questions(ctx, h)
 	h.Abort(ctx)
 	return a, err
 }

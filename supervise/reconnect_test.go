@@ -308,3 +308,44 @@ func TestUnknownIsNotGone(t *testing.T) {
 		t.Errorf("%d connections", alive(dev))
 	}
 }
+
+// faulty is a connection on which the negotiation breaks down.
+type faulty struct{ net.Conn }
+
+func (faulty) Read([]byte) (int, error) { panic("a fault") }
+
+// A fault of the program that a server brings about is an error of that connection, when the
+// device is attached, asked about, and connected anew.
+func TestFaultyConnection(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "tcp"), newDisk("one")
+	var good atomic.Int64 // connections that work
+	r.cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil && good.Add(-1) < 0 {
+			t.Cleanup(func() { c.Close() })
+			return faulty{c}, nil
+		}
+		return c, err
+	}
+	h.serve(x)
+	s := r.supervisor()
+	if _, err := s.Attach(r.ctx(), &Spec{URIs: []string{h.uri()}}); err == nil || !strings.Contains(err.Error(), "negotiating: a fault") {
+		t.Fatalf("attach: %v", err)
+	}
+	good.Store(1) // that for the kernel, not that on which the instance is asked for
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Timeout: brisk})
+	if d.Status().Seen.Asked {
+		t.Error("the server has told something")
+	}
+	l := startLoad(dev, 1)
+	l.progress(t, 10)
+	h.kill()
+	h.serve(x)
+	r.await(d, "a failed attempt", func(st State) bool { return strings.Contains(st.Reason, "negotiating: a fault") })
+	good.Store(1000)
+	r.awaitPhase(d, Attached)
+	l.progress(t, 10)
+	if err := l.end(); err != nil {
+		t.Error(err)
+	}
+}

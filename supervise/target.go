@@ -3,6 +3,7 @@ package supervise
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
 
@@ -19,6 +20,7 @@ type target struct {
 	export string
 	tls    *tlsfiles.Source // nil in clear
 	bare   int64            // the size of an export of which nothing is negotiated, or 0
+	log    *slog.Logger
 	// dial connects.
 	dial func(ctx context.Context) (net.Conn, error)
 	// failed is told when a connection could not be made: what was found out when the
@@ -36,7 +38,7 @@ func (s *Supervisor) targets(ctx context.Context, spec *Spec) ([]*target, Local,
 		if err != nil {
 			return nil, nil, fmt.Errorf("serve %q: %w", spec.Serve, err)
 		}
-		return []*target{{name: spec.Serve, dial: local.Dial, failed: func() {}}}, local, nil
+		return []*target{{name: spec.Serve, log: s.log, dial: local.Dial, failed: func() {}}}, local, nil
 	}
 	var list []*target
 	for _, text := range spec.URIs {
@@ -55,7 +57,7 @@ func (s *Supervisor) target(text string, spec *Spec) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &target{name: plainURI(u), export: u.Export}
+	t := &target{name: plainURI(u), export: u.Export, log: s.log}
 	if spec.Bare {
 		t.bare = spec.Size
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -302,8 +303,12 @@ func reset(c net.Conn) {
 }
 
 // leave counts a goroutine that ends. The last direction closes what is open in good
-// order, the last goroutine ends the relay.
+// order, the last goroutine ends the relay. It must be deferred: a panic, which what the
+// server has sent may cause, ends this relay alone.
 func (r *Relay) leave(pump bool) {
+	if v := recover(); v != nil {
+		r.abort(fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
+	}
 	r.mu.Lock()
 	if pump {
 		r.pumps--

@@ -17,6 +17,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -486,6 +487,22 @@ func TestNoHalves(t *testing.T) {
 	<-r.Done()
 	if err := r.Err(); err != nil {
 		t.Error(err)
+	}
+}
+
+// faulty is a connection that breaks down when it is read.
+type faulty struct{ net.Conn }
+
+func (faulty) Read([]byte) (int, error) { panic("a fault") }
+
+// TestPanic has a relay break down, which ends, and nothing else.
+func TestPanic(t *testing.T) {
+	near, far := tcpPair(t)
+	r := relayed(t, faulty{near}, far, "", forever)
+	expectEndOrReset(t, r.kernel)
+	<-r.relay.Done()
+	if err := r.relay.Err(); err == nil || !strings.Contains(err.Error(), "panic: a fault") {
+		t.Errorf("it ended with %v", err)
 	}
 }
 
