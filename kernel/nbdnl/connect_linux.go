@@ -25,7 +25,7 @@ func (d *Driver) Connect(ctx context.Context, a *kernel.Attach) (kernel.Index, e
 		return 0, fmt.Errorf("attach %s: %w", name, err)
 	}
 	if a.Flags&proto.FlagReadOnly == 0 {
-		d.clearReadOnly(i)
+		d.clearReadOnly(ctx, i)
 	}
 	return i, nil
 }
@@ -119,11 +119,26 @@ func (d *Driver) whyNotConnect(a *kernel.Attach, err error) error {
 	return fmt.Errorf("%w: the device may be going away just now; the kernel's log may tell more", err)
 }
 
+// nodePatience is how long a device that has just been attached may take to be opened: the
+// kernel reads its partition table then, and the server may be silent.
+const nodePatience = 5 * time.Second
+
 // clearReadOnly takes away the mark that an earlier attachment has left: the kernel
-// keeps it beside that of the attachment.
-func (d *Driver) clearReadOnly(i kernel.Index) {
-	if info, err := d.system.Info(i); err == nil && info.ReadOnly {
-		// If it fails, writing does: nothing worse than not to try.
+// keeps it beside that of the attachment. If it fails, writing does: nothing worse than not
+// to try.
+func (d *Driver) clearReadOnly(ctx context.Context, i kernel.Index) {
+	if info, err := d.system.Info(i); err != nil || !info.ReadOnly {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.patience)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
 		_ = d.system.SetReadOnly(i, false)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
 	}
 }

@@ -27,6 +27,7 @@ type Driver struct {
 	// subscribe and pause are those of a watcher.
 	subscribe func(group uint32) (receiver, error)
 	pause     time.Duration
+	patience  time.Duration   // with a node that does not open
 	closing   context.Context // ends with the driver
 	close     context.CancelFunc
 
@@ -56,7 +57,7 @@ func open(dial func() (*genetlink.Conn, error), system kernel.System) (*Driver, 
 		}
 		return nil, fmt.Errorf("open the NBD driver: %w", err)
 	}
-	d := &Driver{family: f.ID, system: system, dial: dial, subscribe: subscribe, pause: watchPause, idle: []*genetlink.Conn{conn}}
+	d := &Driver{family: f.ID, system: system, dial: dial, subscribe: subscribe, pause: watchPause, patience: nodePatience, idle: []*genetlink.Conn{conn}}
 	for _, g := range f.Groups {
 		if g.Name == groupName {
 			d.group = g.ID

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/genetlink/genltest"
@@ -82,6 +83,28 @@ func TestConnect(t *testing.T) {
 	}, nil)
 	i, err := d.Connect(t.Context(), &kernel.Attach{Any: true, Size: 4096, Sockets: []*os.File{stream(t)}})
 	if err != nil || i != 11 {
+		t.Errorf("got %d, %v", i, err)
+	}
+}
+
+// TestConnectSilent has a device that was read-only before, and a server that answers
+// nothing: the device's node does not open.
+func TestConnectSilent(t *testing.T) {
+	d := fake(t, func(g genetlink.Message, _ netlink.Message) ([]genetlink.Message, error) {
+		b, err := encodeIndex(1)
+		return []genetlink.Message{{Header: g.Header, Data: b}}, err
+	}, map[string]string{"nbd1/ro": "1\n"})
+	node := d.system.Node(1)
+	if err := errors.Join(os.Mkdir(filepath.Dir(node), 0o755), unix.Mkfifo(node, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // whoever still opens it ends
+		if f, err := os.OpenFile(node, os.O_RDWR, 0); err == nil {
+			f.Close()
+		}
+	})
+	d.patience = time.Millisecond
+	if i, err := d.Connect(t.Context(), &kernel.Attach{Index: 1, Size: 4096, Sockets: []*os.File{stream(t)}}); err != nil || i != 1 {
 		t.Errorf("got %d, %v", i, err)
 	}
 }
