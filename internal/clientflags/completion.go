@@ -5,24 +5,12 @@ import (
 	"io"
 	"strings"
 
-	"nbd.example/nbd/internal/typo"
+	"nbd.example/nbd/internal/completion"
 )
 
 // WriteCompletion writes the completions for a shell.
 func WriteCompletion(w io.Writer, shell string) error {
-	var b strings.Builder
-	switch shell {
-	case "bash":
-		bash(&b)
-	case "zsh":
-		zsh(&b)
-	case "fish":
-		fish(&b)
-	default:
-		return fmt.Errorf("no completions for the shell %s", typo.Quote(shell))
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	return completion.Scripts{Bash: bash, Zsh: zsh, Fish: fish}.Write(w, shell)
 }
 
 // spelling returns the long form as the option is written, with its dashes.
@@ -146,7 +134,6 @@ _nbd_client() {
 	local -a devices=(` + devicePattern + `(N))
 	case $words[2] in
 `)
-	quoted := strings.NewReplacer("'", "'\\''", "[", "\\[", "]", "\\]", ":", "\\:")
 	specs := func(a Action) {
 		for _, o := range visible(a) {
 			action := map[string]string{
@@ -157,7 +144,7 @@ _nbd_client() {
 			if o.Long == "" {
 				name = "-" + string(o.Short)
 			}
-			fmt.Fprintf(b, "\t\t\t'*%s[%s]%s' \\\n", name, quoted.Replace(o.Help), strings.ReplaceAll(action, "[:PORT]", ""))
+			fmt.Fprintf(b, "\t\t\t'*%s[%s]%s' \\\n", name, completion.ZshText(o.Help), strings.ReplaceAll(action, "[:PORT]", ""))
 		}
 	}
 	for _, c := range commands {
@@ -180,9 +167,8 @@ _nbd_client() {
 // fish writes calls of fish's complete.
 func fish(b *strings.Builder) {
 	b.WriteString("# Completions of nbd-client for fish, made by nbd-client --completion fish.\ncomplete -c nbd-client -f\n")
-	quoted := strings.NewReplacer(`\`, `\\`, "'", `\'`)
 	for _, c := range commands {
-		fmt.Fprintf(b, "complete -c nbd-client -n __fish_use_subcommand -a %s -d '%s'\n", c.Name, quoted.Replace(c.Help))
+		fmt.Fprintf(b, "complete -c nbd-client -n __fish_use_subcommand -a %s -d '%s'\n", c.Name, completion.FishText(c.Help))
 		if c.Operands != "" {
 			fmt.Fprintf(b, "complete -c nbd-client -n '__fish_seen_subcommand_from %s' -a '(printf %%s\\\\n %s)'\n", c.Name, devicePattern)
 		}
@@ -217,6 +203,6 @@ func fish(b *strings.Builder) {
 		case "other":
 			line += " -x"
 		}
-		fmt.Fprintf(b, "%s -d '%s'\n", line, quoted.Replace(o.Help))
+		fmt.Fprintf(b, "%s -d '%s'\n", line, completion.FishText(o.Help))
 	}
 }

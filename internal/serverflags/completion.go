@@ -5,24 +5,12 @@ import (
 	"io"
 	"strings"
 
-	"nbd.example/nbd/internal/typo"
+	"nbd.example/nbd/internal/completion"
 )
 
 // WriteCompletion writes the completions for a shell.
 func WriteCompletion(w io.Writer, shell string) error {
-	var b strings.Builder
-	switch shell {
-	case "bash":
-		bash(&b)
-	case "zsh":
-		zsh(&b)
-	case "fish":
-		fish(&b)
-	default:
-		return fmt.Errorf("no completions for the shell %s", typo.Quote(shell))
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	return completion.Scripts{Bash: bash, Zsh: zsh, Fish: fish}.Write(w, shell)
 }
 
 // optional tells whether the argument may be left out.
@@ -78,7 +66,6 @@ _nbd_server() {
 // zsh writes a function for zsh's completion system.
 func zsh(b *strings.Builder) {
 	b.WriteString("#compdef nbd-server\n# Completions of nbd-server for zsh, made by nbd-server --completion zsh.\n_arguments \\\n")
-	quoted := strings.NewReplacer("'", "'\\''", "[", "\\[", "]", "\\]", ":", "\\:")
 	for _, o := range options {
 		name, action := strings.ToLower(strings.Trim(o.Arg, "[]")), ""
 		switch {
@@ -97,7 +84,7 @@ func zsh(b *strings.Builder) {
 		case o.Arg != "":
 			form += "="
 		}
-		help := quoted.Replace(o.Help)
+		help := completion.ZshText(o.Help)
 		fmt.Fprintf(b, "\t'*%s[%s]%s' \\\n", form, help, action)
 		if o.Short != 0 {
 			fmt.Fprintf(b, "\t'*-%c[%s]%s' \\\n", o.Short, help, action)
@@ -109,7 +96,6 @@ func zsh(b *strings.Builder) {
 // fish writes calls of fish's complete.
 func fish(b *strings.Builder) {
 	b.WriteString("# Completions of nbd-server for fish, made by nbd-server --completion fish.\n")
-	quoted := strings.NewReplacer(`\`, `\\`, "'", `\'`)
 	for _, o := range options {
 		line := "complete -c nbd-server -l " + o.Long
 		if o.Short != 0 {
@@ -126,6 +112,6 @@ func fish(b *strings.Builder) {
 		default:
 			line += " -x"
 		}
-		fmt.Fprintf(b, "%s -d '%s'\n", line, quoted.Replace(o.Help))
+		fmt.Fprintf(b, "%s -d '%s'\n", line, completion.FishText(o.Help))
 	}
 }

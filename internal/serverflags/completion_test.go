@@ -8,8 +8,8 @@ import (
 	"nbd.example/nbd/internal/testgate"
 )
 
-// completion returns the script for a shell.
-func completion(t *testing.T, shell string) string {
+// scriptFor returns the script for a shell.
+func scriptFor(t *testing.T, shell string) string {
 	t.Helper()
 	var b strings.Builder
 	if err := WriteCompletion(&b, shell); err != nil {
@@ -20,7 +20,7 @@ func completion(t *testing.T, shell string) string {
 
 func TestCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		script := completion(t, shell)
+		script := scriptFor(t, shell)
 		for _, o := range options {
 			if !strings.Contains(script, o.Long) {
 				t.Errorf("%s: no option %s", shell, o.Long)
@@ -38,7 +38,7 @@ func TestShells(t *testing.T) {
 		t.Run(shell, func(t *testing.T) {
 			testgate.Requires(t, testgate.Program(shell))
 			cmd := exec.Command(shell, "-n")
-			cmd.Stdin = strings.NewReader(completion(t, shell))
+			cmd.Stdin = strings.NewReader(scriptFor(t, shell))
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
@@ -65,7 +65,7 @@ func TestBash(t *testing.T) {
 	} {
 		words := "'" + strings.Join(strings.Split(c.line, " "), "' '") + "'"
 		cmd := exec.Command("bash", "--norc", "-s")
-		cmd.Stdin = strings.NewReader(completion(t, "bash") + "\nCOMP_WORDS=(" + words + ")\nCOMP_CWORD=$((${#COMP_WORDS[@]}-1))\n_nbd_server\nprintf '%s\\n' \"${COMPREPLY[@]}\"\n")
+		cmd.Stdin = strings.NewReader(scriptFor(t, "bash") + "\nCOMP_WORDS=(" + words + ")\nCOMP_CWORD=$((${#COMP_WORDS[@]}-1))\n_nbd_server\nprintf '%s\\n' \"${COMPREPLY[@]}\"\n")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s: %v: %s", c.line, err, out)
