@@ -72,16 +72,11 @@ func Unadopted(err error) (list []kernel.Index) {
 
 // adoptLocked adopts a device unless another process is doing that.
 func (s *Supervisor) adoptLocked(ctx context.Context, st *State) (*Device, error) {
-	d, release, err := s.reserve(ctx, st.Identifier)
+	d, end, err := s.begin(ctx, st.Identifier)
 	if d != nil || err != nil {
 		return nil, err
 	}
-	defer release()
-	unlock, err := s.lock(ctx, st.Identifier)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
+	defer end()
 	// Another process may have been faster.
 	st, err = readState(statePath(s.cfg.Dir, st.Index))
 	if errors.Is(err, os.ErrNotExist) {

@@ -19,7 +19,7 @@ func (s *Supervisor) AttachAlone(ctx context.Context, spec *Spec) (*State, error
 	if err != nil {
 		return nil, err
 	}
-	d, release, err := s.reserve(ctx, spec.Identifier)
+	d, end, err := s.begin(ctx, spec.Identifier)
 	if err != nil {
 		return nil, err
 	}
@@ -27,12 +27,7 @@ func (s *Supervisor) AttachAlone(ctx context.Context, spec *Spec) (*State, error
 		st := d.Status()
 		return &st, st.standsIn(wanted)
 	}
-	defer release()
-	unlock, err := s.lock(ctx, spec.Identifier)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
+	defer end()
 	st, err := s.other(ctx, spec)
 	if err != nil {
 		return nil, err

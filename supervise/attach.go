@@ -28,7 +28,7 @@ func (s *Supervisor) Attach(ctx context.Context, spec *Spec) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, release, err := s.reserve(ctx, spec.Identifier)
+	d, end, err := s.begin(ctx, spec.Identifier)
 	if err != nil {
 		return nil, err
 	}
@@ -39,12 +39,7 @@ func (s *Supervisor) Attach(ctx context.Context, spec *Spec) (*Device, error) {
 		}
 		return d, nil
 	}
-	defer release()
-	unlock, err := s.lock(ctx, spec.Identifier)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
+	defer end()
 	if d, err := s.elsewhere(ctx, spec, wanted); d != nil || err != nil {
 		return d, err
 	}
@@ -61,6 +56,21 @@ func (s *Supervisor) Attach(ctx context.Context, spec *Spec) (*Device, error) {
 	}
 	s.scan(ctx, d.index, spec.Client)
 	return d, nil
+}
+
+// begin returns the device with an identifier that is kept here, or keeps the identifier for
+// the caller, also from other processes, until end is called.
+func (s *Supervisor) begin(ctx context.Context, identifier string) (d *Device, end func(), err error) {
+	d, release, err := s.reserve(ctx, identifier)
+	if d != nil || err != nil {
+		return d, nil, err
+	}
+	unlock, err := s.lock(ctx, identifier)
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return nil, func() { unlock(); release() }, nil
 }
 
 // reserve returns the device with an identifier, or keeps the identifier for the caller
