@@ -212,7 +212,7 @@ var (
 	ErrNotConnected = errors.New("the device is not attached")
 	// ErrPermission: CAP_SYS_ADMIN and CAP_NET_ADMIN are needed, in the first network
 	// namespace.
-	ErrPermission = errors.New("not permitted: only root may attach kernel devices")
+	ErrPermission = errors.New("not permitted: only root may attach and detach kernel devices")
 	// ErrNotTaken: there are more sockets than dead connections in whose place they
 	// could be.
 	ErrNotTaken = errors.New("the kernel did not take the socket: it knows of no dead connection in whose place it could be")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -193,6 +194,23 @@ func TestLeftHeld(t *testing.T) {
 	}
 	if status, out, errs := w.run("list"); status != exitOK || strings.Contains(out, "/dev/nbd0") {
 		t.Errorf("list: status %d, %s%s", status, out, errs)
+	}
+}
+
+// TestStatusReasons: each server that cannot be reached has a line of its own.
+func TestStatusReasons(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p := &program{env: &environment{stdout: f}}
+	if err := p.printStatus(&description{Device: "/dev/nbd0", State: "reconnecting", Reason: "nbd://a/: gone\nnbd://b/: odd \x1b[2J"}); err != nil {
+		t.Fatal(err)
+	}
+	out, err := os.ReadFile(f.Name())
+	if err != nil || !strings.Contains(string(out), "reason:  nbd://a/: gone\nreason:  \"nbd://b/: odd \\x1b[2J\"\n") {
+		t.Errorf("%q, %v", out, err)
 	}
 }
 

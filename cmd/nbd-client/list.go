@@ -210,7 +210,9 @@ func (p *program) printStatus(d *description) error {
 	}
 	line("device", d.Device)
 	line("state", d.State)
-	line("reason", printable(d.Reason))
+	for _, r := range strings.Split(d.Reason, "\n") { // one for each server
+		line("reason", printable(r))
+	}
 	used := usersOf(&kernel.Info{Mounts: d.Mounts, Swap: d.Swap, Holders: d.Holders, Openers: d.Openers})
 	if d.State == "detached" {
 		line("used", used)

@@ -367,8 +367,7 @@ func (p *program) upgrade(ctx context.Context) int {
 	status := exitOK
 	for _, path := range sockets {
 		if err := p.upgradeOne(ctx, path); err != nil {
-			p.log.Error(fmt.Sprintf("upgrade the process at %s: %v", path, err))
-			status = exitError
+			status = p.fail(ctx, fmt.Errorf("upgrade the process at %s: %w", path, err))
 		}
 	}
 	return status
