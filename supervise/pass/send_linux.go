@@ -34,7 +34,10 @@ func Send(c *net.UnixConn, line []byte, sockets []Socket) error {
 			return err
 		}
 	}
-	_, _, err := c.WriteMsgUnix(line, unix.UnixRights(fds...), nil)
+	n, _, err := c.WriteMsgUnix(line, unix.UnixRights(fds...), nil)
+	if err == nil && n < len(line) { // the socket had no room for all of it; the sockets have gone
+		_, err = c.Write(line[n:])
+	}
 	return err
 }
 
