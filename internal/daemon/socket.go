@@ -16,6 +16,9 @@ import (
 // ErrInUse says that somebody serves a unix socket.
 var ErrInUse = errors.New("another server listens on it")
 
+// lockPatience is how long others may hold the lock on a folder, who need it for a moment.
+const lockPatience = 5 * time.Second
+
 // ListenUnix listens on a unix socket. A socket at path that nobody serves is
 // replaced; one that answers, or a file of another kind, is left alone. The socket
 // is removed when the listener is closed. On Linux a path that starts with @ has
@@ -31,7 +34,7 @@ func ListenUnixWith(ctx context.Context, lc *net.ListenConfig, path string) (net
 	}
 	// Two servers that start at the same moment must not remove each other's
 	// sockets: the folder is locked from the look to the listening.
-	unlock := lockFolder(filepath.Dir(path))
+	unlock := lockFolder(ctx, filepath.Dir(path), lockPatience)
 	defer unlock()
 	if err := removeStale(ctx, path); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)

@@ -3,8 +3,10 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"syscall"
+	"time"
 )
 
 // refused tells whether a connection failed because nobody listens.
@@ -13,4 +15,4 @@ func refused(err error) bool {
 	return errors.Is(err, wsaeconnrefused)
 }
 
-func lockFolder(string) (unlock func()) { return func() {} }
+func lockFolder(context.Context, string, time.Duration) (unlock func()) { return func() {} }
