@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -88,6 +89,69 @@ func TestSecondAddress(t *testing.T) {
 	r.await(d, "the first server", func(st State) bool { return st.Phase == Attached && st.Connections[0].Server == h.uri() })
 	if err := l.end(); err != nil {
 		t.Error(err)
+	}
+}
+
+// The connections of one device are to one server, as long as one of them lives: two servers
+// promise nothing about each other, whatever they say of themselves.
+func TestNotTwoServers(t *testing.T) {
+	r, h, other, x := newRig(t), newHost(t, "tcp"), newHost(t, "tcp"), newDisk("one")
+	h.serve(x)
+	other.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri(), other.uri()}, Connections: 2, Timeout: brisk})
+	l := startLoad(dev, 2)
+	l.progress(t, 20)
+	old := h.retire() // it takes no new connections
+	old.conns.cut(0, 1)
+	r.await(d, "a failed attempt", func(st State) bool {
+		return st.Phase == Degraded && strings.Contains(st.Reason, "refused")
+	})
+	l.progress(t, 20)
+	if n := other.conns.count(); n != 0 {
+		t.Errorf("%d connections to the second server, beside one to the first", n)
+	}
+	old.kill()
+	r.await(d, "the second server", func(st State) bool {
+		return st.Phase == Attached && st.Connections[0].Server == other.uri() && st.Connections[1].Server == other.uri()
+	})
+	if err := l.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a server says on a second connection is about the first one only if that lives: the
+// right server may have come in the place of a wrong one in between.
+func TestChangedBetween(t *testing.T) {
+	r, h, x := newRig(t), newHost(t, "tcp"), newDisk("one")
+	var mu sync.Mutex
+	left := 0 // connections to the wrong server
+	r.cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if left == 1 { // that on which the instance is asked for
+			h.kill()
+			h.serve(x)
+		}
+		c, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil {
+			left--
+		}
+		return c, err
+	}
+	h.serve(x)
+	d, dev := r.attach(&Spec{URIs: []string{h.uri()}, Timeout: brisk})
+	r.await(d, "the server's word", func(st State) bool { return st.Seen.Asked })
+	y := newDisk("two")
+	mu.Lock()
+	h.kill()
+	h.serve(y)
+	left = 2
+	mu.Unlock()
+	if st := r.await(d, "a connection", func(st State) bool { return st.Phase == Attached && st.Reconnects > 0 }); st.Reconnects != 1 {
+		t.Errorf("the kernel has got a dead connection: %+v", st)
+	}
+	if _, err := dev.WriteAt([]byte(strings.Repeat("x", 512)), 0); err != nil || y.data[0] != 0 {
+		t.Errorf("%v; or the other disk was written", err)
 	}
 }
 
