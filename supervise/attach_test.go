@@ -1,11 +1,15 @@
 package supervise
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"net"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"nbd.example/nbd/kernel"
 	"nbd.example/nbd/proto"
@@ -86,6 +90,56 @@ func TestAttachWholeBlocks(t *testing.T) {
 		if st := d.Status(); st.Size != c.want || dev.Attached().Size != c.want {
 			t.Errorf("%+v: %d bytes, and %d for the kernel; want %d", c.spec, st.Size, dev.Attached().Size, c.want)
 		}
+	}
+}
+
+// What is said on a second connection is believed only if it is the same server that says it:
+// by its certificate, and since the first connection is alive afterwards.
+func TestAskedOther(t *testing.T) {
+	r, h := newRig(t), newHost(t, "tcp")
+	h.startLimited(server.Config{Exports: []*server.Export{newDisk("one").export()}}, 1) // it says nothing on a second one
+	s := r.supervisor()
+	s.times.ask = time.Millisecond
+	d, _ := r.attach(&Spec{URIs: []string{h.uri()}, ConnectTimeout: 2 * time.Second})
+	d.learned(asked{answer: &answer{instance: "another"}})
+	if seen := d.Status().Seen; seen.Asked || seen.Instance != "" {
+		t.Errorf("the first connection is dead: %+v", seen)
+	}
+	h.kill()
+	h.serve(newDisk("one"))
+	st := r.await(d, "a reconnect", func(st State) bool { return st.Phase == Attached && st.Reconnects > 0 })
+	p := &peer{from: d.targets[0], file: d.slots[0].file}
+	if got := <-s.askBeside(&st, p); got.err != nil || got.answer.instance != "one" || !got.alive {
+		t.Errorf("the same server: %+v", got)
+	}
+	p.who = "key of another"
+	if got := <-s.askBeside(&st, p); got.err == nil || !strings.Contains(got.err.Error(), "another one") {
+		t.Errorf("another server: %+v", got)
+	}
+}
+
+// chatty is a connection to a server that goes on talking once the export is chosen.
+type chatty struct{ net.Conn }
+
+func (c chatty) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	ack := proto.AppendOptionReply(nil, proto.OptGo, proto.RepAck, nil)
+	if bytes.HasSuffix(p[:n], ack) {
+		n += copy(p[n:], "surplus")
+	}
+	return n, err
+}
+
+// What a server says before it is asked would be the answer to the kernel's first request.
+func TestAttachChatty(t *testing.T) {
+	r, h := newRig(t), newHost(t, "tcp")
+	r.cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, address)
+		return chatty{c}, err
+	}
+	h.serve(newDisk("one"))
+	if _, err := r.supervisor().Attach(r.ctx(), &Spec{URIs: []string{h.uri()}}); err == nil || !strings.Contains(err.Error(), "sent 7 bytes before any request") {
+		t.Errorf("attach: %v", err)
 	}
 }
 
