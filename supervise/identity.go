@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"fmt"
+	"math"
 
 	"nbd.example/nbd/proto"
 )
@@ -44,6 +45,8 @@ func (st *State) compare(p *peer) error {
 		return changed("the server's export is read-only now, the device is not")
 	}
 	switch {
+	case e.Size > math.MaxInt64:
+		return changed("the server's export has %d bytes now, over the limit of 2^63-1", e.Size)
 	case e.Size < uint64(st.Size):
 		return changed("the server's export has %d bytes now, fewer than the device's %d", e.Size, st.Size)
 	case missing != 0:

@@ -227,3 +227,46 @@ func TestRecordedAtOnce(t *testing.T) {
 		t.Error(found)
 	}
 }
+
+// What a server says of its export is settled, or refused, before the kernel hears of it.
+func TestGeometry(t *testing.T) {
+	for _, c := range []struct {
+		size    uint64
+		minimum uint32 // 0 if it is not told
+		flags   proto.TransmissionFlags
+		spec    Spec
+		want    string // the error
+		bytes   int64
+		told    proto.TransmissionFlags
+	}{
+		{size: 0, want: "fewer than one block of 512"},
+		{size: 511, want: "fewer than one block of 512"},
+		{size: 4095, spec: Spec{BlockSize: 4096}, want: "fewer than one block of 4096"},
+		{size: 1 << 63, want: "over the limit"},
+		{size: 1<<64 - 1, want: "over the limit"},
+		{size: 1<<63 - 1, bytes: 1<<63 - 512, told: proto.FlagHasFlags},
+		{size: 1 << 20, minimum: 128 << 10, want: "more than the kernel takes"},
+		{size: 1 << 20, minimum: 1, bytes: 1 << 20, told: proto.FlagHasFlags},
+		{size: 1 << 20, spec: Spec{ReadOnly: true}, bytes: 1 << 20, told: proto.FlagHasFlags | proto.FlagReadOnly},
+		{size: 1 << 20, flags: proto.FlagSendFlush, bytes: 1 << 20, told: proto.FlagHasFlags}, // no flags at all
+	} {
+		p := &peer{from: &target{name: "nbd://h/"}}
+		p.export.Size, p.export.Flags = c.size, c.flags
+		if c.minimum != 0 {
+			p.export.BlockSizeTold, p.export.BlockSize.Minimum = true, c.minimum
+		}
+		st := &State{Spec: c.spec}
+		if err := st.compare(p); c.size>>63 != 0 && (err == nil || !strings.Contains(err.Error(), "over the limit")) {
+			t.Errorf("%d bytes, later: %v", c.size, err)
+		}
+		err := st.geometry(p)
+		switch {
+		case c.want != "":
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%d bytes, blocks of %d: %v, want %q", c.size, c.minimum, err, c.want)
+			}
+		case err != nil || st.Size != c.bytes || st.Flags != c.told:
+			t.Errorf("%d bytes, blocks of %d: %v; %d bytes and %v, want %d and %v", c.size, c.minimum, err, st.Size, st.Flags, c.bytes, c.told)
+		}
+	}
+}
