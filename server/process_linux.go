@@ -2,6 +2,7 @@ package server
 
 import (
 	"net"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -9,7 +10,10 @@ import (
 // peerProcess tells who has connected to a unix socket: nil if nc is none, or is closed. It is
 // one system call.
 func peerProcess(nc net.Conn) *Process {
-	c, ok := nc.(*net.UnixConn)
+	if _, ok := nc.LocalAddr().(*net.UnixAddr); !ok {
+		return nil
+	}
+	c, ok := nc.(syscall.Conn)
 	if !ok {
 		return nil
 	}

@@ -81,7 +81,7 @@ type workerStats struct{ errors, faults, read, written atomic.Uint64 }
 func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	c := &conn{s: s, dev: s.Device, group: s.Group, net: nc, raw: plainSocket(nc), quiet: make(chan struct{}), doom: make(chan struct{}), drain: ctx.Done()}
 	c.fd = descriptor(nc)
-	if _, unix := nc.(*net.UnixConn); unix {
+	if _, unix := nc.LocalAddr().(*net.UnixAddr); unix {
 		enlarge(c.fd)
 	}
 	if cfg != nil {

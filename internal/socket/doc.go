@@ -13,7 +13,11 @@
 // All Conns of a process share that poller, one thread, which lets those run that it has
 // woken before it waits again.
 //
-// Unix sockets stay with package net: measured, it does well where the system runs the two
-// sides in turn on one processor. So do systems other than Linux, where [Own] changes
-// nothing.
+// Unix sockets stay in package net's poller: measured, it does well where the system runs
+// the two sides in turn on one processor. So do systems other than Linux, where [Own]
+// changes nothing.
+//
+// Before all of that, a reader whose client asks one thing at a time looks for some
+// microseconds whether the next one is there already ([Conn.Linger], [Unix.Linger]). With a
+// client on the same machine it is; with others that is soon given up.
 package socket

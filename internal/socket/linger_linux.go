@@ -14,7 +14,6 @@ import (
 const (
 	seats       = 16                   // how many may linger at a time: each holds a thread meanwhile
 	lingerTime  = 5 * time.Millisecond // and up to twice that
-	lingerPause = 64                   // waits that pass, at most, after it was in vain
 	ticksAtRest = 20                   // before the lounge closes
 )
 
@@ -124,14 +123,13 @@ func (l *lounge) stop() {
 
 // patience is how much a Conn lingers. It belongs to the reader.
 type patience struct {
-	// pause is how many waits are to pass before it is tried again, and backoff how many
-	// that were the last time.
-	pause, backoff int
-	counted        uint32 // the tick in which it was last counted as deep
+	habit          // of waiting as a thread
+	spin    habit  // of looking
+	counted uint32 // the tick in which it was last counted as deep
 }
 
-// Linger waits for a moment, as a thread, if that has lately been worth it, and reports
-// whether there is something to read. deep says that several requests came at once the
+// Linger looks for a moment, and then waits as a thread, if that has lately been worth it,
+// and reports whether there is something to read. deep says that several requests came at once the
 // last time. If there are more such connections than processors, they do not linger: the
 // poller gathers what comes for them, while threads would only take turns.
 //
@@ -147,8 +145,10 @@ func (c *Conn) Linger(deep bool) bool {
 
 // linger is Linger for one who uses c.
 func (c *Conn) linger(deep bool) bool {
-	if c.pause > 0 {
-		c.pause--
+	if !deep && spin(&c.spin, c.fd) {
+		return true
+	}
+	if !c.due() {
 		return false
 	}
 	l := lobby
@@ -164,13 +164,7 @@ func (c *Conn) linger(deep bool) bool {
 	}
 	ok := l.wait(seat, c.fd)
 	l.rise(seat)
-	if ok {
-		c.backoff = 0
-		return true
-	}
-	c.backoff = min(2*c.backoff+1, lingerPause)
-	c.pause = c.backoff
-	return false
+	return c.note(ok)
 }
 
 // crowded counts a Conn with a deep queue, and reports whether there are too many.

@@ -7,9 +7,12 @@ import (
 )
 
 // Own takes the socket of nc out of package net, and returns it as a [Conn], if nc is a
-// connection of TCP; nc is closed then. Others are returned as they are, and so is one for
-// which the system has no room.
+// connection of TCP; nc is closed then. One of a unix socket is returned as a [Unix].
+// Others are returned as they are, and so is one for which the system has no room.
 func Own(nc net.Conn) net.Conn {
+	if u, ok := nc.(*net.UnixConn); ok {
+		return ownUnix(u)
+	}
 	t, ok := nc.(*net.TCPConn)
 	if !ok || t.LocalAddr() == nil || t.RemoteAddr() == nil {
 		return nc
