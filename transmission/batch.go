@@ -35,14 +35,15 @@ func (b *batch) room(n int) []byte {
 // commit makes p, which was appended to what room returned, part of the batch.
 func (b *batch) commit(p []byte) { b.cur.b = b.cur.b[:len(b.cur.b)+len(p)] }
 
-// span appends a stretch of a file, with which that many requests are answered.
-func (b *batch) span(s block.Span, requests int) {
+// span appends a stretch of a file, with which that many requests are answered, and for
+// which held bytes are reserved.
+func (b *batch) span(s block.Span, requests, held int) {
 	if n := len(b.cur.b); n > b.from { // what follows goes on in the same buffer
 		b.owner = len(b.segs)
 		b.segs = append(b.segs, segment{buf: b.cur, lo: b.from, hi: n, shared: true, requests: b.requests})
 		b.from, b.requests = n, 0
 	}
-	b.segs = append(b.segs, segment{span: s, requests: requests})
+	b.segs = append(b.segs, segment{span: s, requests: requests, held: held})
 }
 
 // seal makes a segment of what was committed since the last one.

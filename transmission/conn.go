@@ -48,6 +48,7 @@ type conn struct {
 	mapped    bool   // some of it may be a mapping
 	freeFlush bool   // a flush does not wait
 	zeroCopy  bool   // spans of files are worth it on this socket
+	spanFrom  int    // the length of a read, in bytes, from which it is answered by a span
 
 	tap      Tap  // nil if nobody is told of requests
 	payloads bool // it wants what is written
@@ -119,6 +120,15 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	}
 	c.in.init(s.Early)
 	c.out = output{conn: nc, raw: c.raw, stuck: c.cfg.StuckTimeout, sent: c.sent, avoid: c.avoid}
+	c.out.copies = c.raw != nil && !c.zeroCopy
+	switch {
+	case c.out.copies: // what is shorter goes out with others that are
+		c.spanFrom = batchSize - headroom
+	case c.raw == nil, c.holes:
+		c.spanFrom = longRead
+	default:
+		c.spanFrom = spanRead
+	}
 	c.out.init()
 	s.Live.watch(c)
 	return c
@@ -323,7 +333,8 @@ func (c *conn) doomed() bool {
 
 // loopback reports whether conn is TCP to this very machine. There sendfile makes
 // the receiver copy from memory that no cache holds, and is slower by a quarter
-// than a copy through a buffer; on a unix socket it is twice as fast.
+// than a copy through a buffer, which the output makes; on a unix socket sendfile is
+// twice as fast.
 func loopback(conn net.Conn) bool {
 	a, ok := conn.RemoteAddr().(*net.TCPAddr)
 	if !ok {

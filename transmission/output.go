@@ -56,6 +56,8 @@ type output struct {
 	conn  net.Conn
 	raw   syscall.RawConn // nil if conn is no plain socket: then only the goroutine sends
 	stuck time.Duration   // how long the peer may take nothing; 0 for ever
+	// copies says that spans of files go through a buffer: see loopback.
+	copies bool
 	// sent is called with what a segment was worth, when it has been sent or
 	// thrown away. avoid is called with a span that could not be sent.
 	sent  func(requests, held int)
@@ -70,6 +72,8 @@ type output struct {
 	sending  []segment // taken from queue
 	next     int       // index of the first one that is not sent
 	progress error
+	pieceIn  *buffer               // of the span at hand, if it is copied
+	piece    []byte                // what of pieceIn is to be sent
 	once     func(fd uintptr) bool // step, and never again; bound once
 	write    func(fd uintptr) bool // writable, bound once
 
@@ -123,6 +127,15 @@ func (o *output) send(segs []segment) {
 // before it while both wait. A client that takes no answers must not make each of
 // them hold a buffer of its own.
 const shortPiece = 1 << 10
+
+// copySize is how much of a span of n bytes is copied at a time, in bytes.
+func copySize(n int64) int { return int(min(n, largeSize-headroom)) }
+
+// dropPiece gives the buffer of a copied span back.
+func (o *output) dropPiece() {
+	o.pieceIn.put()
+	o.pieceIn, o.piece = nil, nil
+}
 
 // join copies a single short segment behind what waits, and reports whether it has.
 // The caller holds o.mu.
@@ -267,6 +280,7 @@ func (o *output) fail(err error) {
 	queue := o.queue
 	o.queue = nil
 	o.mu.Unlock()
+	o.dropPiece()
 	o.discard(o.sending[o.next:])
 	o.next = len(o.sending)
 	o.discard(queue)

@@ -33,7 +33,7 @@ func (r *outputRig) openFile(t *testing.T) {
 // TestOutputSpanEnds has a span that reaches beyond its file: the stream stops
 // there, all else is thrown away, and the span is told to be avoided.
 func TestOutputSpanEnds(t *testing.T) {
-	for _, transport := range []string{"unix", "tcp"} {
+	for _, transport := range []string{"unix", "tcp", "copied"} {
 		r := newOutputRig(t, transport)
 		segs, _ := r.add(rand.New(rand.NewPCG(1, 1)), 0, nil)
 		segs = append(segs, segment{span: block.Span{FD: r.fd, Off: int64(len(r.file)) - 10, Len: 20}, requests: 1})

@@ -51,10 +51,13 @@ func enlarge(fd int) {
 // step makes one system call for the segments at hand. o.progress tells how it
 // went: nil, EAGAIN, or why the connection is over.
 func (o *output) step(fd uintptr) {
-	if o.sending[o.next].inFile() {
-		o.progress = o.stepSpan(fd)
-	} else {
+	switch {
+	case !o.sending[o.next].inFile():
 		o.progress = o.stepBytes(fd)
+	case o.copies:
+		o.progress = o.stepCopy(fd)
+	default:
+		o.progress = o.stepSpan(fd)
 	}
 }
 
@@ -144,6 +147,55 @@ func (o *output) stepSpan(fd uintptr) error {
 			return errSpan
 		}
 	}
+}
+
+// stepCopy sends from the page cache through a buffer.
+func (o *output) stepCopy(fd uintptr) error {
+	s := &o.sending[o.next]
+	if len(o.piece) == 0 && !o.readPiece(s.span) {
+		o.avoid(s.span)
+		return errSpan
+	}
+	flags := uintptr(unix.MSG_NOSIGNAL | unix.MSG_DONTWAIT)
+	if int64(len(o.piece)) < s.span.Len {
+		flags |= unix.MSG_MORE
+	}
+	for {
+		n, _, err := unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(&o.piece[0])), uintptr(len(o.piece)), flags, 0, 0)
+		switch err {
+		case 0:
+			o.bytes.Add(uint64(n))
+			o.piece = o.piece[n:]
+			if s.skip(int(n)); s.left() == 0 {
+				o.dropPiece()
+				o.finish()
+			}
+			return nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return syscall.EAGAIN
+		default:
+			return err
+		}
+	}
+}
+
+// readPiece reads the beginning of s, and reports whether it is there.
+func (o *output) readPiece(s block.Span) bool {
+	n := copySize(s.Len)
+	if o.pieceIn == nil {
+		o.pieceIn = getBuffer(n)
+	}
+	o.piece = o.pieceIn.b[:n]
+	for done := 0; done < n; {
+		k, err := unix.Pread(int(s.FD), o.piece[done:], s.Off+int64(done))
+		if err != nil && err != unix.EINTR || err == nil && k == 0 {
+			o.dropPiece()
+			return false
+		}
+		done += max(k, 0)
+	}
+	return true
 }
 
 // ofSocket tells the errors that a call which moves bytes from a file to a

@@ -73,7 +73,7 @@ func trickle(rng *rand.Rand, in io.Reader, b []byte) error {
 // forOutputs runs f over each kind of connection.
 func forOutputs(t *testing.T, f func(t *testing.T, r *outputRig)) {
 	t.Helper()
-	for _, transport := range []string{"pipe", "unix", "tcp"} {
+	for _, transport := range []string{"pipe", "unix", "tcp", "copied"} {
 		t.Run(transport, func(t *testing.T) {
 			r := newOutputRig(t, transport)
 			f(t, r)
@@ -91,7 +91,7 @@ func newOutputRig(t *testing.T, transport string) *outputRig {
 		r.peer, server = net.Pipe()
 	case "unix":
 		r.peer, server = demuxSockets(t)
-	case "tcp":
+	case "tcp", "copied":
 		r.peer, server = tcpSockets(t)
 	}
 	t.Cleanup(func() { r.peer.Close(); server.Close() })
@@ -102,7 +102,7 @@ func newOutputRig(t *testing.T, transport string) *outputRig {
 	case *net.TCPConn:
 		c.SetWriteBuffer(1)
 	}
-	r.out = output{conn: server, raw: plainSocket(server),
+	r.out = output{conn: server, raw: plainSocket(server), copies: transport == "copied",
 		sent: func(requests, held int) {
 			r.requests.Add(int64(requests))
 			r.held.Add(int64(held))

@@ -17,9 +17,12 @@ const wholeWrite = 64 << 10
 // of a page which the system would have to read first.
 const page = 4096
 
-// longRead is the length from which a read leaves the file without a copy
-// through this process, in bytes.
+// longRead is the length from which a read is looked at for holes, in bytes.
 const longRead = 64 << 10
+
+// spanRead is the length from which a read of data leaves the file without a copy
+// through this process, in bytes.
+const spanRead = 32 << 10
 
 // deepQueue is how many requests must come at once for a queue to be deep.
 const deepQueue = 4
@@ -194,11 +197,11 @@ func (c *conn) readNow(r *proto.Request) bool {
 	n := int(r.Length)
 	if c.mapped && n < longRead { // for long ones sendfile is faster
 		if s, ok := c.dev.Mapped(int64(r.Offset), int64(n)); ok {
-			c.sendSpan(r, s)
+			c.sendSpan(r, s, 0)
 			return true
 		}
 	}
-	if n >= longRead {
+	if n >= c.spanFrom {
 		// Where there is no span, a worker copies while the reader goes on.
 		return c.readSpan(r)
 	}
@@ -222,27 +225,35 @@ func (c *conn) readCopy(r *proto.Request, n int) bool {
 
 // readSpan lets the socket take the data from the page cache.
 func (c *conn) readSpan(r *proto.Request) bool {
-	if !c.zeroCopy {
+	if c.raw == nil {
 		return false
 	}
 	s, ok := c.dev.Range(int64(r.Offset), int64(r.Length), c.holes && r.Flags&proto.CmdFlagDF == 0)
-	if ok {
-		c.sendSpan(r, s)
+	if !ok {
+		return false
 	}
-	return ok
+	held := 0
+	if c.out.copies { // one at a time, but who takes nothing must not have as many of them as he likes
+		if held = bufferSize(copySize(s.Len)); !c.held.reserve(held) {
+			return false
+		}
+	}
+	c.sendSpan(r, s, held)
+	return true
 }
 
-// sendSpan answers with bytes that are not copied through this process.
-func (c *conn) sendSpan(r *proto.Request, s block.Span) {
+// sendSpan answers with bytes that are not copied through this process, or through
+// the output's buffer, for which held is reserved.
+func (c *conn) sendSpan(r *proto.Request, s block.Span, held int) {
 	p := c.batch.room(maxHeader)[:0]
 	c.batch.commit(c.style.appendData(p, r, r.Offset, int(r.Length), 0))
 	if c.style == simple {
-		c.batch.span(s, 1)
+		c.batch.span(s, 1, held)
 		c.owed = false
 	} else {
 		// The chunk with the data must not be the last while its transmission
 		// can still fail. proto.md, "Structured reply chunk message".
-		c.batch.span(s, 0)
+		c.batch.span(s, 0, held)
 		c.done(r)
 	}
 }

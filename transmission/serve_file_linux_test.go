@@ -112,13 +112,19 @@ func (s *shortReader) Read(p []byte) (int, error) {
 // reply it breaks off (statement 43: after a simple header there is no other
 // way), and every retry gets an error, never an endless loop.
 func TestTruncatedImage(t *testing.T) {
+	for _, transport := range []string{"unix", "tcp"} {
+		t.Run(transport, func(t *testing.T) { testTruncatedImage(t, transport) })
+	}
+}
+
+func testTruncatedImage(t *testing.T, transport string) {
 	forStyles(t, func(t *testing.T, s style) {
 		name, dev, data := image(t, 4*mib)
 		if _, ok := dev.Range(0, mib, false); !ok {
 			t.Fatal("no range of a file in memory")
 		}
 		read := proto.Request{Command: proto.CmdRead, Offset: mib, Length: 2 * mib}
-		r := serve(t, dev, setup{style: s})
+		r := serve(t, dev, setup{style: s, transport: transport})
 		if p := r.want(proto.OK, read, nil); !bytes.Equal(p.data, data[mib:3*mib]) {
 			t.Error("other data than the file has")
 		}
@@ -137,7 +143,7 @@ func TestTruncatedImage(t *testing.T) {
 			t.Errorf("Serve: %v blames the peer", err)
 		}
 		for range 3 {
-			r := serve(t, dev, setup{style: s})
+			r := serve(t, dev, setup{style: s, transport: transport})
 			for range 2 {
 				p := r.want(proto.EIO, read, nil)
 				if s != simple && p.at != 2*mib {
