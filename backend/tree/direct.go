@@ -51,9 +51,10 @@ func (t *Tree) openNow(b int64, keep bool) *handle {
 	return t.cache.put(b, f, keep)
 }
 
-// longWrite is the length from which a write is left to others, in bytes. It would take
-// long, and meanwhile nobody would read what comes next.
-const longWrite = 64<<10 + 1
+// longWrite is the length from which a write is left to others, in bytes: while one opens,
+// writes and closes eight files, the next can be read and another one be made. Shorter ones
+// gain nothing by that, or lose.
+const longWrite = 32 << 10
 
 // TryWrite implements block.Direct. Files are not made here.
 func (t *Tree) TryWrite(p []byte, off int64) bool {
