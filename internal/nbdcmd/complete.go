@@ -1,7 +1,6 @@
 package nbdcmd
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -25,7 +24,7 @@ func (x *ctl) lookUp(cmd *cobra.Command, op control.Op, list any) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	c, err := control.Dial(ctx, cmp.Or(x.socket, x.env.Getenv(socketVariable), DefaultSocket))
+	c, err := x.dial(ctx)
 	if err != nil {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -15,8 +16,24 @@ import (
 	"nbd.example/nbd/internal/control"
 )
 
-// DefaultSocket is the control socket that is asked if none is named.
-const DefaultSocket = "/run/nbd-server/control"
+// defaultSocket returns the control socket that is asked if none is named. On Windows it
+// is beside the server's configuration.
+func (e *Env) defaultSocket() string { return socketOf(runtime.GOOS, e.Getenv("ProgramData")) }
+
+func socketOf(system, programData string) string {
+	switch system {
+	case "linux":
+		return "/run/nbd-server/control"
+	case "windows":
+		return cmp.Or(programData, `C:\ProgramData`) + `\nbd-server\control`
+	}
+	return "/var/run/nbd-server/control" // there is no /run
+}
+
+// dial connects to the server's control socket.
+func (x *ctl) dial(ctx context.Context) (*control.Client, error) {
+	return control.Dial(ctx, cmp.Or(x.socket, x.env.Getenv(socketVariable), x.env.defaultSocket()))
+}
 
 // socketVariable names the control socket in the environment.
 const socketVariable = "NBD_CONTROL"
@@ -34,7 +51,7 @@ func newCtl(env *Env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ctl [--socket PATH] [--timeout TIME] [--json] COMMAND ...",
 		Short: "look at a running nbd-server, and change it",
-		Long: `Looks at a running nbd-server, and changes what it serves, without a restart. The server must have been started with --control PATH, or have control = PATH in the section [generic] of its configuration. Who may use the socket is who may write to it: at first its owner alone.
+		Long: `Looks at a running nbd-server, and changes what it serves, without a restart. The server must have been started with --control PATH, or have control = PATH in the section [generic] of its configuration. Who may use the socket is who may write to it: at first its owner alone. By default it is looked for in /run/nbd-server/control, on macOS and the BSDs in /var/run/nbd-server/control, and on Windows in %ProgramData%\nbd-server\control.
 
 What is changed here lasts until the server ends, or reads its configuration again (SIGHUP, or nbd ctl reload): then it serves what the configuration says, and exports that were added here are removed.
 
@@ -46,7 +63,7 @@ An export that is changed or removed may have clients. They stay, until they lea
   nbd ctl remove scratch --cut
   nbd ctl list --json`,
 	}
-	c.PersistentFlags().StringVarP(&x.socket, "socket", "s", "", "the `PATH` of the server's control socket (default $"+socketVariable+", or "+DefaultSocket+")")
+	c.PersistentFlags().StringVarP(&x.socket, "socket", "s", "", "the `PATH` of the server's control socket (default $"+socketVariable+", or "+env.defaultSocket()+")")
 	c.PersistentFlags().DurationVar(&x.timeout, "timeout", 30*time.Second, "how long to wait for the server, and for connections to end, a `TIME` such as 30s or 5m")
 	c.PersistentFlags().BoolVar(&x.json, "json", false, "print JSON; what has nothing to tell prints {}, and an error goes to standard error, as {\"error\": {\"code\": CODE, \"text\": TEXT}}")
 	c.RegisterFlagCompletionFunc("timeout", cobra.FixedCompletions([]string{"5s", "30s", "5m"}, cobra.ShellCompDirectiveNoFileComp))
@@ -67,7 +84,7 @@ func (x *ctl) ask(ctx context.Context, r control.Request, result any) error {
 	r.Seconds = x.timeout.Seconds()
 	ctx, cancel := context.WithTimeoutCause(ctx, x.timeout+grace, fmt.Errorf("the server has not answered for %v (--timeout); it is stopped, or waits for a disk; what was asked for may still be done", x.timeout))
 	defer cancel()
-	c, err := control.Dial(ctx, cmp.Or(x.socket, x.env.Getenv(socketVariable), DefaultSocket))
+	c, err := x.dial(ctx)
 	if err != nil {
 		return err
 	}
