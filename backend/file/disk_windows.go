@@ -19,6 +19,7 @@ const (
 	ioctlDiskGetDriveGeometry = 0x70000
 	ioctlGetDeviceNumber      = 0x2d1080
 	ioctlQueryProperty        = 0x2d1400
+	ioctlManageDataSet        = 0x2d9404
 	ioctlVolumeGetDiskExtents = 0x560000
 	fsctlLockVolume           = 0x90018
 	fsctlDismountVolume       = 0x90020
@@ -217,4 +218,27 @@ func volumeNames() (names []string, err error) {
 			return nil, os.NewSyscallError("FindNextVolume", err)
 		}
 	}
+}
+
+// canTrim reports whether the disk does anything with what trim tells it.
+// Under force the disk may be in use by a file system, which trim says it is not.
+func (f *File) canTrim() bool {
+	if f.config.Force {
+		return false
+	}
+	query := [3]uint32{8} // STORAGE_PROPERTY_QUERY: StorageDeviceTrimProperty, PropertyStandardQuery
+	var answer [12]byte
+	n, err := control(f.handle(), ioctlQueryProperty, unsafe.Pointer(&query), unsafe.Sizeof(query), unsafe.Pointer(&answer), unsafe.Sizeof(answer))
+	return err == nil && trimEnabled(answer[:n])
+}
+
+// trim gives up a range of whole sectors. The disk is locked, and its file systems are dismounted: none
+// of them keeps anything there.
+func (f *File) trim(off, n int64) error {
+	b := dataSetRequest(off, n)
+	_, err := control(f.handle(), ioctlManageDataSet, unsafe.Pointer(&b), unsafe.Sizeof(b), nil, 0)
+	if errors.Is(err, windows.ERROR_INVALID_PARAMETER) {
+		err = windows.ERROR_NOT_SUPPORTED // so say drivers that do not know the action
+	}
+	return unsupported(os.NewSyscallError("IOCTL_STORAGE_MANAGE_DATA_SET_ATTRIBUTES", err))
 }

@@ -31,7 +31,9 @@
 // disk either, so a flush of a raw disk is worth what that cache is.
 //
 // On macOS and the BSDs disks are character devices, used in whole sectors. A
-// disk is not trimmed anywhere but on Linux. Elsewhere there are reading, writing
+// disk that says that it can be trimmed is, but on OpenBSD: by DKIOCUNMAP, DIOCGDELETE, or
+// IOCTL_STORAGE_MANAGE_DATA_SET_ATTRIBUTES on Windows, not under Config.Force there. What was
+// trimmed never counts as zeroes but on Linux. Elsewhere there are reading, writing
 // and flushing, and the size of a disk must be named.
 //
 // The tests run on Linux, and as far as wine goes on what is Windows to them:

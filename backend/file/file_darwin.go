@@ -4,17 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-type system struct{}
+type system struct {
+	trims atomic.Bool // what a disk need not keep is told to it
+}
 
 // Requests to a disk, from sys/disk.h.
 const (
 	dkGetBlockSize     = 0x40046418 // DKIOCGETBLOCKSIZE, an uint32 in bytes
 	dkGetBlockCount    = 0x40086419 // DKIOCGETBLOCKCOUNT, an uint64
 	dkSynchronizeCache = 0x20006416 // DKIOCSYNCHRONIZECACHE
+	dkGetFeatures      = 0x4004644c // DKIOCGETFEATURES, an uint32
+	dkUnmap            = 0x8010641f // DKIOCUNMAP, a dk_unmap_t
 )
 
 // Locks that belong to an open file, not to a process, from sys/fcntl.h. QEMU
@@ -90,4 +96,21 @@ func (f *File) punch(off, n int64) error {
 		return fmt.Errorf("fcntl F_PUNCHHOLE: %w", errors.ErrUnsupported)
 	}
 	return os.NewSyscallError("fcntl F_PUNCHHOLE", err)
+}
+
+// canTrim reports whether the disk does anything with what trim tells it.
+func (f *File) canTrim() bool {
+	features, err := unix.IoctlGetInt(int(f.fd), dkGetFeatures)
+	return err == nil && features&featureUnmap != 0
+}
+
+// trim gives up a range of whole sectors.
+func (f *File) trim(off, n int64) error {
+	r := &unmapRequest{ranges: &unmapRange{uint64(off), uint64(n)}, count: 1}
+	err := f.ioctl("DKIOCUNMAP", dkUnmap, unsafe.Pointer(r))
+	switch {
+	case errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTTY), errors.Is(err, unix.ENOSYS):
+		return fmt.Errorf("DKIOCUNMAP: %w", errors.ErrUnsupported)
+	}
+	return err
 }

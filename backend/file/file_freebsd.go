@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-type system struct{ known knownData }
+type system struct {
+	known knownData
+	trims atomic.Bool // what a disk need not keep is told to it
+}
 
 // The call that makes holes, from sys/fcntl.h and sys/syscall.h. It came with
 // FreeBSD 14; a kernel that does not know a call ends the process that makes it.
@@ -108,4 +112,21 @@ func (f *File) punch(off, n int64) error {
 		}
 	}
 	return nil
+}
+
+// canTrim reports whether the disk does anything with what trim tells it.
+func (f *File) canTrim() bool {
+	a := diskAttribute{length: 4}
+	copy(a.name[:], "GEOM::candelete")
+	return f.ioctl("DIOCGATTR", unix.DIOCGATTR, unsafe.Pointer(&a)) == nil && a.value.number != 0
+}
+
+// trim gives up a range of whole sectors.
+func (f *File) trim(off, n int64) error {
+	r := [2]int64{off, n}
+	err := f.ioctl("DIOCGDELETE", unix.DIOCGDELETE, unsafe.Pointer(&r))
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) {
+		return fmt.Errorf("DIOCGDELETE: %w", errors.ErrUnsupported)
+	}
+	return err
 }

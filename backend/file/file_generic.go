@@ -2,9 +2,14 @@
 
 package file
 
-import "errors"
+import (
+	"errors"
+	"sync/atomic"
+)
 
-type system struct{}
+type system struct {
+	trims atomic.Bool // never
+}
 
 func (f *File) openFlags() int { return 0 }
 
@@ -19,3 +24,8 @@ func (f *File) makesHoles() bool { return false }
 func (f *File) discardAlign() int64 { return f.align }
 
 func (f *File) punch(int64, int64) error { return errors.ErrUnsupported }
+
+// canTrim reports that there is no request that gives up a range of a disk.
+func (f *File) canTrim() bool { return false }
+
+func (f *File) trim(int64, int64) error { return errors.ErrUnsupported }

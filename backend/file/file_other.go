@@ -55,6 +55,10 @@ func (f *File) sysAbilities(c *block.Caps) {
 	if !f.makesHoles() {
 		c.Trim, c.Zero = block.None, block.Emulated
 	}
+	if f.device && !c.ReadOnly && f.canTrim() {
+		c.Trim = block.Native
+		f.sys.trims.Store(true)
+	}
 	if c.ReadOnly {
 		c.Zero = block.Auto
 	}
@@ -86,10 +90,17 @@ func (f *File) writeStable(p []byte, off int64) error {
 }
 
 func (f *File) discard(off, n int64) error {
-	if !f.makesHoles() {
+	switch {
+	case f.makesHoles():
+		return f.punch(off, n)
+	case !f.sys.trims.Load():
 		return errors.ErrUnsupported
 	}
-	return f.punch(off, n)
+	err := f.trim(off, n)
+	if errors.Is(err, errors.ErrUnsupported) {
+		f.sys.trims.Store(false) // it is not asked again
+	}
+	return err
 }
 
 // zero makes a hole. There is no call that zeroes and keeps what is allocated.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -18,6 +19,7 @@ const rawCharacterDevices = false
 type system struct {
 	fresh   span             // what was written and not flushed
 	volumes []windows.Handle // of the disk, locked
+	trims   atomic.Bool      // what a disk need not keep is told to it
 }
 
 // isDiskName tells the names of disks and volumes: \\.\PhysicalDrive0, \\.\D:,
