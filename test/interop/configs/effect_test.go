@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -90,25 +89,26 @@ func TestSync(t *testing.T) {
 // they take longer on a busy machine does no harm.
 func TestMaxThreads(t *testing.T) {
 	unixOnly(t)
+	testgate.Requires(t, testgate.Program("nbdsh"))
 	t.Parallel()
 	const (
 		requests = 8
 		each     = 100 * time.Millisecond
 	)
 	s := harness.Start(t, harness.Config{Generic: "max_threads = 1", Exports: "[slow]\nexportname = memory:1M | delay:read=" + each.String() + "\n"})
-	c := dial(t, s.URI("slow"), nil)
-	defer c.Close()
-	begin := time.Now()
-	var all sync.WaitGroup
-	for i := range requests {
-		all.Go(func() {
-			if err := c.ReadAt(t.Context(), make([]byte, 512), int64(i)*512); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	all.Wait()
-	if took := time.Since(begin); took < requests*each {
-		t.Errorf("%d requests of %v took %v together: more than one was under way", requests, each, took)
+	out := harness.Run(t, "nbdsh", "-c", fmt.Sprintf(`
+import time
+h.connect_uri("%s")
+begin = time.monotonic()
+left = [h.aio_pread(nbd.Buffer(512), 512 * i) for i in range(%d)]
+while left:
+    h.poll(-1)
+    left = [c for c in left if not h.aio_command_completed(c)]
+print(int((time.monotonic() - begin) * 1e9))
+h.shutdown()
+`, s.URI("slow"), requests))
+	took, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64)
+	if err != nil || time.Duration(took) < requests*each {
+		t.Errorf("%d requests of %v took %v together: more than one was under way; %v", requests, each, time.Duration(took), err)
 	}
 }

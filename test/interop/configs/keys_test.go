@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -224,30 +223,29 @@ func TestCommandsReload(t *testing.T) {
 	}
 }
 
-// TestTimeout: an idle connection is ended by the server.
+// TestTimeout: an idle connection is ended by the server, one to an export without the key is
+// not.
 func TestTimeout(t *testing.T) {
 	unixOnly(t)
+	testgate.Requires(t, testgate.Program("nbdsh"))
 	t.Parallel()
 	s := harness.Start(t, harness.Config{TCP: true, Exports: "[e]\nexportname = memory:8k\ntimeout = 1\n[f]\nexportname = memory:8k\n"})
-	other := dial(t, s.URI("f"), nil)
-	for i, uri := range []string{s.URI("e"), s.TCPURI("nbd", "e")} {
-		r, err := client.DialRaw(t.Context(), uri, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		if err := r.Conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := r.Receive(); err != io.EOF {
-			t.Errorf("%s: the idle connection: %v, want its end", uri, err)
-		}
-		await(t, s.Process, "the client was idle for too long: 1s", i+1)
-	}
-	if err := other.ReadAt(t.Context(), make([]byte, 512), 0); err != nil {
-		t.Errorf("an export without timeout: %v", err)
-	}
-	other.Close()
+	harness.Run(t, "nbdsh", "-c", fmt.Sprintf(`
+other = nbd.NBD()
+other.connect_uri("%s")
+for uri in ["%s", "%s"]:
+    h = nbd.NBD()
+    h.connect_uri(uri)
+    h.pread(512, 0)
+    try:
+        while not (h.aio_is_closed() or h.aio_is_dead()):
+            assert h.poll(%d) == 1, "the idle connection stays"
+    except nbd.Error as e:
+        print(uri, e)
+other.pread(512, 0)
+other.shutdown()
+`, s.URI("f"), s.URI("e"), s.TCPURI("nbd", "e"), patience.Milliseconds()))
+	await(t, s.Process, "the client was idle for too long: 1s", 2)
 }
 
 // TestOldstyleClients: antique clients are served on ports of their own, others by name.
