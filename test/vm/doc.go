@@ -32,7 +32,9 @@
 //     modules, and starts itself a second time as the agent, which runs scenarios.
 //
 // TestRootOnNBD and TestUnits boot a whole Debian with systemd in place of that init
-// (debian.go, system_linux_test.go), in which the agent is a service.
+// (debian.go, system_linux_test.go), in which the agent is a service. The station without a
+// disk has its network from a second machine, with dnsmasq in it, at the other end of a wire
+// between two QEMUs (dhcp_linux_test.go): that needs no rights.
 //
 // As many tests run at a time as the host has processors (-parallel), since each keeps one
 // busy at most; those of TestVM have two machines each, one of which mostly waits for timers

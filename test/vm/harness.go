@@ -50,10 +50,19 @@ type Lab struct {
 	memory  int           // MiB; 0 means 1024
 	cpus    int           // processors; 0 means 2
 	disk    string        // path of an image that is the machine's first disk, or ""
+	wire    wire          // to another machine, or none
 	patient time.Duration // how long a machine may take to come up; 0 means bootLimit
 	machine *machine
 	started int // machines so far
 }
+
+// wire joins two machines: each has a network card at one end of it.
+type wire struct {
+	mine, other string // paths of sockets
+}
+
+// turned is the other end of a wire.
+func (w wire) turned() wire { return wire{w.other, w.mine} }
 
 // machine is QEMU, running.
 type machine struct {
@@ -207,6 +216,10 @@ func (l *Lab) args(console string) []string {
 	}
 	if l.network {
 		args = append(args, "-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile=")
+	}
+	if w := l.wire; w.mine != "" {
+		args = append(args, "-device", "virtio-net-pci,netdev=n1,romfile=", "-netdev",
+			"dgram,id=n1,local.type=unix,local.path="+w.mine+",remote.type=unix,remote.path="+w.other)
 	}
 	if l.disk != "" {
 		args = append(args, "-drive", "if=virtio,format=raw,file="+l.disk)

@@ -17,7 +17,7 @@ import (
 // Contents says what goes into the archive of a machine.
 type Contents struct {
 	Init     string            // path of the built init
-	Server   string            // path of the built nbd-server
+	Server   string            // path of the built nbd-server, or ""
 	Client   string            // path of the built nbd-client, or "": see guest.ClientPath
 	Programs []string          // of this host, as testgate.Find finds them
 	Applets  []string          // of busybox, to be called by their own names
@@ -43,7 +43,9 @@ func WriteArchive(w io.Writer, k *Kernel, c Contents) error {
 	a := &archive{cpio: cpioWriter{w: w}, seen: map[string]bool{}}
 	a.node("dev/console", 5, 1)
 	a.host("init", c.Init)
-	a.host("bin/nbd-server", c.Server)
+	if c.Server != "" {
+		a.host("bin/nbd-server", c.Server)
+	}
 	if c.Client != "" {
 		a.host(strings.TrimPrefix(guest.ClientPath, "/"), c.Client)
 	}

@@ -3,8 +3,6 @@ package vm
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,6 +23,7 @@ type station struct {
 	config harness.Config
 	server *harness.Server
 	image  string // what the server exports as root
+	beside *Lab   // a machine that serves the station's network, or nil
 }
 
 // TestRootOnNBD boots a Debian whose root file system is on our server, by each of the
@@ -32,18 +31,19 @@ type station struct {
 // one boot has written, the next one finds.
 func TestRootOnNBD(t *testing.T) {
 	choose(t, "RootOnNBD")
-	testgate.Requires(t, Need("mkfs.ext4", "e2fsck", "chroot", "mknod"), testgate.Root())
+	testgate.Requires(t, Need("mkfs.ext4", "e2fsck", "chroot", "mknod", "dnsmasq"), testgate.Root())
 	t.Parallel()
 	t.Run("initramfs-tools", func(t *testing.T) {
 		skipUnlessDaily(t)
 		s := newStation(t, "6.12")
 		words := s.installByReadme()
-		archive := s.initramfs("virtio_pci", "virtio_net", "ext4")
+		archive := s.initramfs("most") // as it is when nobody has chosen
 		s.serve()
-		s.live(archive, strings.Replace(words, "server1/", fmt.Sprintf("%s:%d/root", guest.HostAddress, s.server.Port), 1), 1)
-		// As Debian's has it, through IPv6 if this host has that, by TLS, with two connections.
-		host, port := s.alsoIPv6()
-		s.again(archive, fmt.Sprintf("nbdroot=[%s]:%d/secret nbdopts=tls,tlshostname=station.example,conns=2 root=/dev/nbd0", host, port), 2)
+		s.besideServer()
+		// By a name, which has an IPv6 address alone, and then by what DHCP says, with IPv4, TLS
+		// and two connections.
+		s.withDHCP(func() { s.live(archive, strings.Replace(words, "server1/", "server1/root", 1), 1) })
+		s.withDHCP(func() { s.again(archive, "nbdroot=dhcp ip=dhcp", 2) }, rootPath+",conns=2")
 		s.server.Stop()
 	})
 	t.Run("dracut", func(t *testing.T) {
@@ -181,46 +181,4 @@ func await(ctx context.Context, so func() bool) bool {
 		}
 	}
 	return true
-}
-
-// alsoIPv6 returns an address and a port by which the machine reaches the server through
-// IPv6, if this host has that, else through IPv4. The subtest "IPv6" tells.
-func (s *station) alsoIPv6() (host string, port int) {
-	l, err := net.Listen("tcp6", "[::1]:0")
-	s.t.Run("IPv6", func(t *testing.T) {
-		testgate.Requires(t, testgate.Own("vm", func() string {
-			if err != nil {
-				return "needs IPv6 on this host: " + err.Error()
-			}
-			return ""
-		}))
-	})
-	if err != nil {
-		return guest.HostAddress, s.server.Port
-	}
-	s.t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go s.forward(c)
-		}
-	}()
-	return "fec0::2", l.Addr().(*net.TCPAddr).Port // QEMU's name for this host
-}
-
-// forward passes bytes between a client and the server, until one of them ends.
-func (s *station) forward(c net.Conn) {
-	defer c.Close()
-	up, err := net.Dial("tcp", s.server.TCPAddr())
-	if err != nil {
-		return
-	}
-	defer up.Close()
-	done := make(chan struct{}, 2)
-	go func() { io.Copy(up, c); done <- struct{}{} }()
-	go func() { io.Copy(c, up); done <- struct{}{} }()
-	<-done
 }

@@ -26,7 +26,9 @@ type system struct {
 	kernel *Kernel
 	dir    string // for the test's files
 	disk   string // path of an image that is the machine's first disk, or ""
+	wire   wire   // to another machine, in place of the network with the host, or none
 	boots  int
+	made   int // images of initramfs
 }
 
 // newSystem makes the Debian, which can then be changed.
@@ -65,6 +67,11 @@ AllowIsolate=yes
 `
 )
 
+// name returns the name of the test, for those of files.
+func (s *system) name() string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(s.t.Name(), "Test"), "/", "-"))
+}
+
 func (s *system) must(err error) {
 	s.t.Helper()
 	if err != nil {
@@ -72,10 +79,10 @@ func (s *system) must(err error) {
 	}
 }
 
-// initramfs lets mkinitramfs make an initramfs that loads these modules. It returns its
-// path.
-func (s *system) initramfs(modules ...string) string {
-	s.must(s.debian.Write("etc/initramfs-tools/conf.d/vm", "MODULES=list\nCOMPRESS=gzip\nUMASK=0077\n", 0o644))
+// initramfs lets mkinitramfs make an initramfs with a choice of modules as initramfs.conf(5)
+// has it, and these, which it loads. It returns its path.
+func (s *system) initramfs(choice string, modules ...string) string {
+	s.must(s.debian.Write("etc/initramfs-tools/conf.d/vm", "MODULES="+choice+"\nCOMPRESS=gzip\nUMASK=0077\n", 0o644))
 	s.must(s.debian.Write("etc/initramfs-tools/modules", strings.Join(modules, "\n")+"\n", 0o644))
 	s.must(s.debian.run(s.t.Context(), "mkinitramfs", "-o", "/boot/initrd", s.kernel.Version()))
 	return s.takeInitramfs()
@@ -83,7 +90,8 @@ func (s *system) initramfs(modules ...string) string {
 
 // takeInitramfs takes /boot/initrd out of the Debian, and returns its path here.
 func (s *system) takeInitramfs() string {
-	archive := filepath.Join(s.dir, "initrd")
+	s.made++
+	archive := filepath.Join(s.dir, fmt.Sprint("initrd", s.made))
 	harness.CopyFile(s.t, filepath.Join(s.debian.dir, "boot/initrd"), archive)
 	return archive
 }
@@ -100,10 +108,10 @@ func (s *system) takeImage(path string, without ...string) {
 // boot boots the system with an initramfs and words for the kernel's command line.
 func (s *system) boot(archive, words string) *Lab {
 	s.boots++
-	name := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(s.t.Name(), "Test"), "/", "-"))
 	l := &Lab{
-		t: s.t, name: fmt.Sprintf("%s-%d", name, s.boots), kernel: s.kernel, archive: archive, disk: s.disk,
-		network: true, patient: rootPatience, memory: 512, words: "rw net.ifnames=0 " + words,
+		t: s.t, name: fmt.Sprintf("%s-%d", s.name(), s.boots), kernel: s.kernel, archive: archive, disk: s.disk,
+		wire: s.wire, network: s.wire == wire{}, patient: rootPatience, memory: 512,
+		words: "rw net.ifnames=0 " + words,
 	}
 	s.t.Cleanup(l.discard)
 	l.boot(s.t)

@@ -29,7 +29,7 @@ func TestUnits(t *testing.T) {
 	server := harness.Start(t, harness.Config{TCP: true, Exports: unitsExports(s)})
 	s.installUnits(server.Port)
 	s.installServer()
-	archive := s.initramfs("virtio_pci", "virtio_net", "virtio_blk", "ext4")
+	archive := s.initramfs("list", "virtio_pci", "virtio_net", "virtio_blk", "ext4")
 	s.disk = filepath.Join(s.dir, "root.img")
 	s.takeImage(s.disk, "boot", "usr/lib/dracut")
 	const words = "root=/dev/vda systemd.show_status=1 "

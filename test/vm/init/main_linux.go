@@ -20,7 +20,7 @@ func main() {
 			os.Exit(1)
 		}
 	case len(os.Args) > 1 && os.Args[1] == guest.AgentWord:
-		if err := guest.Agent(slices.Concat(scenarios.Table(), scenarios.Little(), scenarios.Broken())); err != nil {
+		if err := guest.Agent(slices.Concat(scenarios.Table(), scenarios.Little(), scenarios.Beside(), scenarios.Broken())); err != nil {
 			fmt.Fprintln(os.Stderr, "agent:", err)
 			os.Exit(1)
 		}
