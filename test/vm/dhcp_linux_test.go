@@ -5,8 +5,6 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
-
-	"nbd.example/nbd/test/vm/scenarios"
 )
 
 // besideServer makes the machine that serves a network for the station, on which that has
@@ -42,6 +40,3 @@ func (s *station) withDHCP(do func(), path ...string) {
 	s.must(err)
 	do()
 }
-
-// rootPath is the address of the station's server, as DHCP's root path.
-const rootPath = "nbd:" + scenarios.BesideIPv4 + ":secret:ext4:noatime:tls,tlshostname=station.example"

@@ -26,6 +26,9 @@ type station struct {
 	beside *Lab   // a machine that serves the station's network, or nil
 }
 
+// rootPath is how DHCP's root path begins: the server is at its default port.
+const rootPath = "nbd:" + scenarios.BesideIPv4
+
 // TestRootOnNBD boots a Debian whose root file system is on our server, by each of the
 // hooks that Debian has a use for, and works in it while the server is restarted. What
 // one boot has written, the next one finds.
@@ -43,17 +46,25 @@ func TestRootOnNBD(t *testing.T) {
 		// By a name, which has an IPv6 address alone, and then by what DHCP says, with IPv4, TLS
 		// and two connections.
 		s.withDHCP(func() { s.live(archive, strings.Replace(words, "server1/", "server1/root", 1), 1) })
-		s.withDHCP(func() { s.again(archive, "nbdroot=dhcp ip=dhcp", 2) }, rootPath+",conns=2")
+		s.withDHCP(func() { s.again(archive, "nbdroot=dhcp ip=dhcp", 2) }, rootPath+":secret:ext4:noatime:tls,tlshostname=station.example,conns=2")
 		s.server.Stop()
 	})
 	t.Run("dracut", func(t *testing.T) {
 		if !asked("dracut") && !testgate.Wanted(restWord) {
-			t.Skipf("takes three minutes: runs when -run names dracut, or with %s=%s", testgate.Run, restWord)
+			t.Skipf("takes four minutes: runs when -run names dracut, or with %s=%s", testgate.Run, restWord)
 		}
 		s := newStation(t, "6.1")
-		archive := s.dracut()
+		plain, systemd := s.dracut()
+		s.serve()
 		// As dracut's documentation has it, which our hooks take everywhere.
-		s.live(archive, fmt.Sprintf("ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off root=nbd:%s:%d:root:ext4:noatime", guest.HostAddress, s.server.Port), 1)
+		s.live(systemd, fmt.Sprintf("ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off root=nbd:%s:%d:root:ext4:noatime", guest.HostAddress, s.server.Port), 1)
+		s.besideServer()
+		// As Debian's nbd-client has it, through IPv6.
+		s.withDHCP(func() {
+			s.again(plain, fmt.Sprintf("ip=auto6 nbdroot=[%s]/root root=/dev/nbd0", scenarios.BesideIPv6), 1)
+		})
+		s.withDHCP(func() { s.again(systemd, "netroot=dhcp", 1) }, rootPath+":root:ext4:noatime")
+		s.withDHCP(func() { s.again(plain, "root=dhcp", 1) }, rootPath+":root")
 		s.server.Stop()
 	})
 }
@@ -92,9 +103,9 @@ func (s *station) installByReadme() (words string) {
 	return lines[last+1]
 }
 
-// dracut lets dracut make an initramfs with our module, and then the image of the root. It
-// returns the path of the former.
-func (s *station) dracut() string {
+// dracut lets dracut make two of initramfs with our module, without systemd and with it. It
+// returns their paths.
+func (s *station) dracut() (plain, systemd string) {
 	s.must(s.debian.Put("../../initramfs/nbdroot.sh", "usr/share/nbd/nbdroot.sh", 0o644))
 	module := "usr/lib/dracut/modules.d/95nbd"
 	s.must(os.RemoveAll(filepath.Join(s.debian.dir, module)))
@@ -103,12 +114,15 @@ func (s *station) dracut() string {
 	for _, path := range found {
 		s.must(s.debian.Put(path, filepath.Join(module, filepath.Base(path)), 0o755))
 	}
+	const modules = "base network network-legacy nbd rootfs-block fs-lib udev-rules kernel-modules"
+	return s.runDracut(modules), s.runDracut(modules + " systemd systemd-initrd dracut-systemd")
+}
+
+// runDracut lets dracut make an initramfs of modules of its own. It returns the path.
+func (s *station) runDracut(modules string) string {
 	s.must(s.debian.run(s.t.Context(), "dracut", "--force", "--no-hostonly", "--no-hostonly-cmdline", "--no-early-microcode", "--gzip",
-		"--modules", "base network network-legacy nbd rootfs-block fs-lib udev-rules kernel-modules",
-		"--drivers", "nbd virtio_pci virtio_net ext4", "--kver", s.kernel.Version(), "/boot/initrd"))
-	archive := s.takeInitramfs()
-	s.serve()
-	return archive
+		"--modules", modules, "--drivers", "nbd virtio_pci virtio_net ext4", "--kver", s.kernel.Version(), "/boot/initrd"))
+	return s.takeInitramfs()
 }
 
 // serve makes an image of the Debian, without the kernel and what initramfs images are

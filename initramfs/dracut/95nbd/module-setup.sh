@@ -27,10 +27,17 @@ installkernel() {
 # called by dracut
 install() {
     # shellcheck disable=SC2154 # moddir is dracut's
-    local module=$moddir
+    local module=$moddir client
+    client=$(find_binary nbd-client)
+    # It runs in a folder of its own, where there are no libraries.
+    if ldd "${dracutsysrootdir-}$client" &>/dev/null; then
+        dfatal "nbd: $client needs shared libraries; build it with CGO_ENABLED=0"
+        return 1
+    fi
     inst_multiple mount mkdir cp cat chroot
-    inst_simple "$(find_binary nbd-client)" /sbin/nbd-client
+    inst_simple "$client" /sbin/nbd-client
     inst_simple /usr/share/nbd/nbdroot.sh /lib/nbd/nbdroot.sh
+    inst_simple "$module/nbd-unit.sh" /lib/nbd/nbd-unit.sh
     inst_multiple -o /etc/nbd/tls/ca-cert.pem /etc/nbd/tls/client-cert.pem /etc/nbd/tls/client-key.pem
     inst_hook cmdline 90 "$module/parse-nbdroot.sh"
     # dracut calls what is before the first colon of netroot=, and "root".

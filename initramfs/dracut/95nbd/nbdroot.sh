@@ -9,10 +9,41 @@ PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
 # shellcheck source=../../nbdroot.sh
 . /lib/nbd/nbdroot.sh
+# shellcheck source=nbd-unit.sh
+. /lib/nbd/nbd-unit.sh
+
+# mount_later: tells dracut what to mount, where root= has not said it.
+mount_later() {
+    wait_for_dev -n /dev/nbdroot
+    if [ -n "${DRACUT_SYSTEMD:-}" ]; then
+        nbd_write_unit /run/systemd/system
+        systemctl daemon-reload
+        systemctl --no-block start sysroot.mount
+        return
+    fi
+    # shellcheck disable=SC2154 # nbd_parse and dracut set them
+    case $nbd_fstype$nbd_flags$rflags in
+        *\'*)
+            warn "nbd: not understood: $nbd_request"
+            return
+            ;;
+    esac
+    # It is read by the shell that then mounts what it finds in these.
+    # shellcheck disable=SC2154 # hookdir is dracut's
+    cat >"$hookdir/mount/10-nbdroot.sh" <<END
+root=block:/dev/nbdroot
+fstype='${nbd_fstype:-auto}'
+rflags='$nbd_flags${nbd_flags:+${rflags:+,}}$rflags'
+END
+}
 
 # shellcheck disable=SC2046 # its words
 nbd_words $(getcmdline)
-nbd_request=${nbd_request:-$2} # from DHCP
+by_dhcp='' without_root=''
+if [ -z "$nbd_request" ]; then
+    by_dhcp=y nbd_request=$2
+    [ -n "$nbd_root" ] || without_root=y
+fi
 if ! nbd_parse '' ''; then
     # shellcheck disable=SC2154 # nbd_parse sets it
     warn "nbd: $nbd_error"
@@ -22,6 +53,8 @@ fi
 # shellcheck disable=SC2154 # nbd_parse sets it
 [ ! -e "/sys/block/${nbd_device#/dev/}/pid" ] || exit 0
 
+# udev has not yet seen the rule for what DHCP has told.
+[ -z "$by_dhcp" ] || udevadm control --reload
 if ! nbd_settle; then
     warn "nbd: cannot make a place for nbd-client"
     exit 1
@@ -31,3 +64,4 @@ if ! nbd_attach; then
     exit 1
 fi
 nbd_spare
+[ -z "$without_root" ] || mount_later

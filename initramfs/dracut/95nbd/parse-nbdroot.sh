@@ -30,9 +30,12 @@ if [ -n "$nbd_request" ]; then
     root=block:$nbd_root
     if [ "$nbd_root" = "$nbd_device" ]; then
         # The node is there before the disk is; so wait for what udev makes of the disk.
-        printf 'KERNEL=="%s", ENV{ID_FS_TYPE}=="?*", SYMLINK+="nbdroot"\n' \
+        # The second name is that of root=/dev/root, which leaves all to DHCP.
+        printf 'KERNEL=="%s", ENV{ID_FS_TYPE}=="?*", SYMLINK+="nbdroot root"\n' \
             "${nbd_device#/dev/}" >/etc/udev/rules.d/99-nbdroot.rules
         root=block:/dev/nbdroot
     fi
     rootok=1
+    # Where systemd mounts the root, dracut has nothing else to wait for.
+    echo "[ -e /sys/block/${nbd_device#/dev/}/pid ]" >"$hookdir/initqueue/finished/nbdroot.sh"
 fi
