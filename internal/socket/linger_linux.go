@@ -129,9 +129,10 @@ type patience struct {
 }
 
 // Linger looks for a moment, and then waits as a thread, if that has lately been worth it,
-// and reports whether there is something to read. deep says that several requests came at once the
-// last time. If there are more such connections than processors, they do not linger: the
-// poller gathers what comes for them, while threads would only take turns.
+// and reports whether there is something to read. deep says that several requests came at
+// once the last time: then it does not look, and if there are more such connections than
+// processors, it does not wait either: the poller gathers what comes for them, while threads
+// would only take turns.
 //
 // Only the one who reads may call it, also in a function that is called by the RawConn's
 // Read.
