@@ -2,6 +2,8 @@ package file
 
 import "encoding/binary"
 
+//lint:file-ignore U1000 Other systems than the one that is looked at use these.
+
 // What other systems than Linux are asked when a range of a disk need not be kept. None of
 // them says what it reads as afterwards, so it never counts as zeroes. The shapes stand here
 // so that they are tested wherever the tests run.
