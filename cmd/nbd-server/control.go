@@ -368,8 +368,13 @@ func (r *remote) evict(ctx context.Context, name string, how control.Clients) er
 
 // Reload reads the configuration again.
 func (r *remote) Reload(context.Context) (control.Changes, error) {
+	before := r.listeners.texts()
 	report, err := r.reload()
-	return changes(report), withProblems(err)
+	c := changes(report)
+	if now := r.listeners.texts(); !slices.Equal(now, before) {
+		c.Listening = now
+	}
+	return c, withProblems(err)
 }
 
 // withProblems adds what is wrong with a configuration to the error that it cannot be used.

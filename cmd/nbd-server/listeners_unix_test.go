@@ -78,8 +78,17 @@ func TestReloadListeners(t *testing.T) {
 	if !slices.Equal(s.Listening, []string{path("t")}) {
 		t.Errorf("the status is that it listens on %q", s.Listening)
 	}
+	// Who asks for the reload is told; who asks once more has changed nothing.
+	conf("unixsock = u", "")
+	for _, want := range [][]string{{path("u")}, nil} {
+		var done control.Changes
+		ask(t, path("ctl"), control.Request{Op: control.OpReload}, &done)
+		if !slices.Equal(done.Listening, want) {
+			t.Errorf("after a reload that was asked for it listens on %q, want %q", done.Listening, want)
+		}
+	}
 	p.stop()
-	exists("t", false)
+	exists("u", false)
 }
 
 // TestListenersNeedRestart: what cannot be opened beside what is there, or without rights

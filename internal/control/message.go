@@ -181,7 +181,8 @@ type Process struct {
 	GID uint32 `json:"gid"`
 }
 
-// Changes says what a change did, by the names of exports.
+// Changes says what a change did, by the names of exports, and where the server listens
+// if a reload has changed that.
 type Changes struct {
 	Added   []string `json:"added,omitempty"`
 	Removed []string `json:"removed,omitempty"`
@@ -189,6 +190,8 @@ type Changes struct {
 	Pending []string `json:"pending,omitempty"` // until their clients have left
 	Healed  []string `json:"healed,omitempty"`
 	Kept    []string `json:"kept,omitempty"`
+
+	Listening []string `json:"listening,omitempty"`
 }
 
 // parse reads a request. What is wrong with it the error says.

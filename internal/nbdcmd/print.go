@@ -189,6 +189,10 @@ func printChanges(w io.Writer, c *control.Changes) {
 			fmt.Fprintf(w, "%q: %s\n", n, part.text)
 		}
 	}
+	if len(c.Listening) > 0 {
+		some = true
+		fmt.Fprintln(w, "listening now on "+strings.Join(c.Listening, ", "))
+	}
 	if !some {
 		fmt.Fprintln(w, "nothing has changed")
 	}

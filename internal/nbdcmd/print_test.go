@@ -49,6 +49,7 @@ func TestTables(t *testing.T) {
 	}, now)
 	printChanges(&b, &control.Changes{Added: []string{"a"}, Pending: []string{"b c"}})
 	printChanges(&b, &control.Changes{Kept: []string{"a"}})
+	printChanges(&b, &control.Changes{Kept: []string{"a"}, Listening: []string{"[::]:1", "/s"}})
 	printMerges(&b, nil, false)
 	printMerges(&b, []control.Merge{{Export: "a", State: "collecting", Waiting: 2048}, {Export: "b", State: "merged"}}, false)
 	printMerges(&b, []control.Merge{{Export: "a", State: "merged"}}, true)
@@ -68,6 +69,7 @@ ID  CLIENT                  EXPORT       AGE  TLS           READ  WRITTEN  REQUE
 "a": added
 "b c": pending, until the clients that are there have left
 nothing has changed
+listening now on [::]:1, /s
 there is nothing to merge: no export that is open has waitfile
 "a": begun, with 2.0K to merge; "nbd ctl list" tells how far it is, the server's log the end
 "b": merged
