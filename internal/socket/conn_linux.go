@@ -56,6 +56,7 @@ func newConn(fd int, local, remote net.Addr) (*Conn, error) {
 	if err := p.add(c); err != nil {
 		return nil, err
 	}
+	_ = lobby.open() // now: a process should have as many files after its first connection as after many
 	return c, nil
 }
 

@@ -111,3 +111,16 @@ func TestOwnClosed(t *testing.T) {
 		t.Errorf("became %T", got)
 	}
 }
+
+// TestFilesOfFirst: with the first connection the bells are hung up, whether it lingers or not.
+func TestFilesOfFirst(t *testing.T) {
+	old := lobby
+	t.Cleanup(func() { lobby = old })
+	lobby = new(lounge)
+	opened := false
+	lobby.open = func() error { opened = true; return nil }
+	pair(t)
+	if !opened {
+		t.Error("they come later, and look like a leak")
+	}
+}
