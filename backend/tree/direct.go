@@ -52,9 +52,9 @@ func (t *Tree) openNow(b int64, keep bool) *handle {
 }
 
 // longWrite is the length from which a write is left to others, in bytes: while one opens,
-// writes and closes eight files, the next can be read and another one be made. Shorter ones
-// gain nothing by that, or lose.
-const longWrite = 32 << 10
+// writes and closes more than eight files, the next can be read and another one be made.
+// Shorter ones gain nothing by that, or lose.
+const longWrite = 32<<10 + 1
 
 // TryWrite implements block.Direct. Files are not made here.
 func (t *Tree) TryWrite(p []byte, off int64) bool {
