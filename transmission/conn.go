@@ -122,10 +122,10 @@ func newConn(ctx context.Context, nc net.Conn, s *Session, cfg *Config) *conn {
 	c.out = output{conn: nc, raw: c.raw, stuck: c.cfg.StuckTimeout, sent: c.sent, avoid: c.avoid}
 	c.out.copies = c.raw != nil && !c.zeroCopy
 	switch {
-	case c.out.copies: // what is shorter goes out with others that are
-		c.spanFrom = batchSize - headroom
 	case c.raw == nil, c.holes:
 		c.spanFrom = longRead
+	case c.out.copies: // what is shorter goes out with others that are
+		c.spanFrom = batchSize - headroom
 	default:
 		c.spanFrom = spanRead
 	}

@@ -167,8 +167,8 @@ func TestHolesInFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	dev := stack(t, f)
-	for _, s := range []style{structured, extended} {
-		r := serve(t, dev, setup{style: s})
+	for _, x := range []setup{{style: structured}, {style: extended}, {style: structured, transport: "tcp"}} {
+		r := serve(t, dev, x)
 		r.want(proto.OK, proto.Request{Command: proto.CmdWrite, Offset: 2 * mib}, full(7, mib))
 		p := r.want(proto.OK, proto.Request{Command: proto.CmdRead, Length: 8 * mib}, nil)
 		want := make([]byte, 8*mib)
@@ -184,6 +184,11 @@ func TestHolesInFile(t *testing.T) {
 		}
 		if holes == 0 {
 			t.Errorf("no holes: %v", p.types())
+		}
+		// The shortest read that is looked at for them, wherever it goes.
+		p = r.want(proto.OK, proto.Request{Command: proto.CmdRead, Offset: 4 * mib, Length: longRead}, nil)
+		if len(p.chunks) == 0 || p.chunks[0].Type != proto.ChunkOffsetHole {
+			t.Errorf("%s: a hole is sent as %v", x.transport, p.types())
 		}
 		r.end()
 	}
